@@ -1,0 +1,104 @@
+"""Every bound in one place, with its reason. Names end in the unit and `_max`, `_min` or nothing.
+
+Bounds that an operator may move have a key in config.py, whose default is the value here.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+DAY_MS = 24 * 3600 * 1000
+
+# -- links: what a peer may send ------------------------------------------------------------------
+http_head_bytes_max = 4 * KIB  # a device's handshake is ~250 bytes; cookies have no place here
+hello_bytes_max = 1 * KIB  # a stranger may make us hold this much and no more
+message_bytes_max = 4 * KIB  # a result with 256 characters of detail is under 2 KiB
+control_payload_bytes_max = 125  # RFC 6455 section 5.5
+gateway_message_bytes_max = 1000  # stock ESP clients have a 1 KiB buffer
+tcp_frame_bytes_max = 2**24 - 1  # u24 length
+echo_message_bytes_max = 16 * MIB  # only the echo test aid
+
+# -- links: how long a peer may take ---------------------------------------------------------------
+handshake_timeout_ms = 10_000  # head, and TLS flight
+hello_timeout_ms = 10_000  # after the handshake
+write_stall_timeout_ms = 30_000  # output waits and not one byte leaves: the reader is stuck
+close_timeout_ms = 5_000  # after our close frame, for the peer's
+heartbeat_s = 60
+heartbeat_s_min = 10
+heartbeat_s_max = 600
+heartbeats_missed = 2.5  # silent for this many heartbeats: offline
+
+# -- plane: how much work in a turn ----------------------------------------------------------------
+drain_budget_ns = 4_000_000  # operators' HTTP shares the loop: 4 ms is the longest hold
+drain_events_max = 512  # about 4 ms of Python behind it
+turn_messages_max = 32  # of one connection: a flood takes turns with everyone else
+turn_sendfile_bytes_max = 256 * KIB
+connection_output_bytes_max = 64 * KIB  # queued text of one connection; a session needs under 4 KiB
+connection_sndbuf_bytes = 256 * KIB  # larger ones fall out of the cache: twice as slow
+connections_max = 19_000  # of 20,000 descriptors; the rest is for images, store and operators
+transfers_max = 1_000  # downloads running at a time; further fetches wait in order
+
+# -- chunks ----------------------------------------------------------------------------------------
+chunk_header_bytes = 16
+chunk_bytes_min = 256
+chunk_bytes_max = 256 * KIB
+chunk_bytes_default = 64 * KIB
+
+# -- protocol clocks -------------------------------------------------------------------------------
+acknowledge_timeout_ms = 10_000
+deliveries_max = 3  # unanswered deliveries of one attempt before push_failed
+pushes_max = 10_000  # upgrade messages sent and not yet acknowledged, gateway-wide
+sweep_interval_ms = 1_000  # dispatch asks "who is pushable" at least this often
+progress_flush_ms = 2_000  # percentages are written coalesced; a crash may lose this much of them
+last_seen_flush_ms = 60_000
+goodbye_retry_after_s = 5  # lower bound of goodbye.retry_after_s; each device draws its own jitter
+drain_timeout_ms = 10_000  # SIGTERM to exit
+
+# -- domain (see upgrade/validation.py) ------------------------------------------------------------
+product_key_chars_max = 64
+product_name_chars_max = 100
+identifier_chars_max = 128
+device_name_chars_max = 100
+secret_chars_min = 16
+secret_chars_max = 128
+firmware_name_chars_max = 50
+firmware_version_chars_max = 100
+firmware_description_chars_max = 100
+file_stem_chars_max = 64
+image_bytes_max = 104_857_600
+firmware_per_product_max = 50
+directed_devices_max = 100_000
+validity_days_min = 1
+validity_days_max = 7
+timeout_minutes_min = 1
+timeout_minutes_max = 1_440
+retries_max = 5
+retry_interval_minutes_min = 1
+retry_interval_minutes_max = 4_320
+detail_chars_max = 256
+timeline_entries_max = 32
+reported_version_chars_max = 100
+
+# -- store and journal -----------------------------------------------------------------------------
+map_bytes = 64 * 1024 * MIB  # sparse: costs address space only
+commit_gather_ms = 2  # changes gathered for this long share one fdatasync
+commit_entries_max = 2_000  # transitions of one commit: bounds the writer's hold of the lock
+slice_devices = 500  # devices of one slice of a batch being created, aborted or undone
+scan_rows_max = 1_000  # rows of one read transaction
+scan_ms_max = 50
+upgrade_row_bytes_max = 320  # without the device's own words (detail)
+disk_free_min_bytes = 256 * MIB  # below it uploads and new batches are refused
+reserve_file_bytes = 16 * MIB  # freed at a start on a full disk so that the store opens
+
+# -- admin -----------------------------------------------------------------------------------------
+json_body_bytes_max = 8 * MIB  # 100,000 identifiers of a directed batch, and some
+bulk_devices_max = 1_000_000
+bulk_line_bytes_max = 4 * KIB
+page_items_default = 50
+page_items_max = 1_000
+ineligible_details_max = 1_000  # reasons listed in one refusal; the count is always whole
+admin_tcp_user_timeout_ms = 30_000  # or the server hangs at shutdown on a client that stopped reading
+
+assert hello_bytes_max <= message_bytes_max <= connection_output_bytes_max
+assert gateway_message_bytes_max < KIB
+assert chunk_bytes_max <= turn_sendfile_bytes_max
+assert turn_messages_max <= drain_events_max
+assert directed_devices_max <= bulk_devices_max

@@ -1,0 +1,255 @@
+"""What operators are shown: the nouns of docs/upgrades.md as JSON-able structs, field for field.
+
+Times are RFC 3339 UTC strings with milliseconds ("2026-01-31T12:00:00.000Z"). A view is made from store
+records at the moment of asking; it is never stored.
+"""
+
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+Item = TypeVar("Item")
+
+
+def rfc3339(ms: int | None) -> str | None:
+    """A time in UTC milliseconds as RFC 3339, or None for none."""
+    if not ms:
+        return None
+    text = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{ms % 1000:03d}Z"
+
+
+class Page(Struct, Generic[Item], frozen=True):
+    """One page of a list; `next` is the cursor of the following page, null at the end."""
+
+    items: list[Item]
+    next: str | None
+
+
+class ProductView(Struct, frozen=True):
+    """A product. `auth`: "secret", "certificate" or "both"."""
+
+    key: str
+    name: str
+    auth: str
+    created_at: str
+
+
+class DeviceView(Struct, frozen=True):
+    """A device. `connection`: "online" or "offline"; `version` is null before the first login."""
+
+    product: str
+    identifier: str
+    name: str
+    version: str | None
+    active: bool
+    connection: str
+    last_seen: str | None
+    created_at: str
+
+
+class DeviceWithSecret(Struct, frozen=True):
+    """A device with its secret, which is shown once: at registration and when it is rotated."""
+
+    product: str
+    identifier: str
+    name: str
+    version: str | None
+    active: bool
+    connection: str
+    last_seen: str | None
+    created_at: str
+    secret: str
+
+
+class RegistrationResult(Struct, frozen=True, omit_defaults=True):
+    """The outcome of one line of a bulk registration: `secret` when registered, else `error`."""
+
+    line: int
+    identifier: str | None
+    secret: str | None = None
+    error: "ErrorView | None" = None
+
+
+class ErrorView(Struct, frozen=True, omit_defaults=True):
+    """An error as the API shows it."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class FirmwareView(Struct, frozen=True):
+    """A firmware record. `size` in bytes, digests in lower-case hex."""
+
+    id: str
+    product: str
+    name: str
+    version: str
+    file_name: str
+    description: str
+    size: int
+    md5: str
+    sha256: str
+    created_at: str
+
+
+class BatchFirmware(Struct, frozen=True):
+    """What a batch keeps of its firmware, also after that was deleted."""
+
+    id: str
+    name: str
+    version: str
+    md5: str
+
+
+class BatchProduct(Struct, frozen=True):
+    """The product of a batch."""
+
+    key: str
+    name: str
+
+
+class CountsView(Struct, frozen=True):
+    """Devices of a batch by state; the seven states add up to `total`."""
+
+    total: int
+    to_be_pushed: int
+    pushed: int
+    to_be_upgraded: int
+    upgrading: int
+    to_be_retried: int
+    succeeded: int
+    failed: int
+
+
+class BatchView(Struct, frozen=True):
+    """A batch. `range`: "all" or "directed"; `status`: "in_progress", "completed" or "aborted"."""
+
+    id: str
+    firmware: BatchFirmware
+    product: BatchProduct
+    range: str
+    validity_days: int
+    policy: str
+    timeout_minutes: int
+    retries: int
+    retry_interval_minutes: int | None
+    created_at: str
+    expires_at: str
+    ended_at: str | None
+    status: str
+    counts: CountsView
+
+
+class RetriesView(Struct, frozen=True):
+    """`current` is attempt - 1, and 0 before the first push."""
+
+    current: int
+    maximum: int
+
+
+class TimelineView(Struct, frozen=True):
+    """One transition: when, to which state, why, in which attempt."""
+
+    at: str
+    state: str
+    cause: str
+    attempt: int
+    remark: str | None
+
+
+class UpgradeView(Struct, frozen=True):
+    """One device upgrade, as a row of the batch details."""
+
+    batch: str
+    identifier: str
+    name: str
+    connection: str
+    state: str
+    attempt: int
+    retries: RetriesView
+    remark: str | None
+    detail: str | None
+    stage: str | None
+    progress: int
+    version: str | None
+    completed_at: str | None
+    waiting_for: str | None
+
+
+class UpgradeDetails(Struct, frozen=True):
+    """One device upgrade with its timeline, oldest first (the last 32 transitions)."""
+
+    batch: str
+    identifier: str
+    name: str
+    connection: str
+    state: str
+    attempt: int
+    retries: RetriesView
+    remark: str | None
+    detail: str | None
+    stage: str | None
+    progress: int
+    version: str | None
+    completed_at: str | None
+    waiting_for: str | None
+    timeline: list[TimelineView]
+
+
+class IneligibleDevice(Struct, frozen=True):
+    """Why a device that a directed batch names cannot be in it."""
+
+    identifier: str
+    reason: str
+    message: str
+
+
+# -- requests: what operators send ------------------------------------------------------------------
+
+
+class CreateProductRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /products. `auth` defaults to "secret"."""
+
+    key: str
+    name: str
+    auth: str = "secret"
+
+
+class RegisterDeviceRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /products/{key}/devices. `name` defaults to the identifier, `secret` is generated when absent."""
+
+    identifier: str
+    name: str | None = None
+    secret: str | None = None
+
+
+class RenameDeviceRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /products/{key}/devices/{identifier}."""
+
+    name: str
+
+
+class CreateBatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /batches. `devices` (identifiers) only with range "directed"."""
+
+    firmware: str
+    range: str
+    validity_days: int
+    policy: str
+    timeout_minutes: int
+    retries: int
+    devices: list[str] | None = None
+    retry_interval_minutes: int | None = None
+
+
+class FirmwareMetadata(Struct, frozen=True):
+    """The query of POST /firmware."""
+
+    product: str
+    name: str
+    version: str
+    file_name: str
+    description: str = ""

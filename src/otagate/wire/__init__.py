@@ -1,0 +1,1 @@
+"""The device protocol on the wire: messages, frames, handshake. Pure; see docs/protocol.md."""

@@ -30,7 +30,8 @@ die() {
 # Says why this interpreter cannot be used; nothing if it can. Runs it: a pyenv shim may be there and dead.
 # Looks for the headers of this very interpreter, and for ensurepip: Debian has `venv` without it.
 python_defect() {
-    "$1" - 2>/dev/null <<'PYTHON' || echo "does not run"
+    local verdict
+    verdict=$("$1" - 2>/dev/null <<'PYTHON'
 import os, sys, sysconfig
 header = os.path.join(sysconfig.get_path("include"), "Python.h")
 if sys.version_info < (3, 11) or sys.implementation.name != "cpython":
@@ -42,7 +43,11 @@ else:
         import ensurepip, venv
     except ImportError:
         print("cannot make virtual environments: no ensurepip")
+    else:
+        print("good")
 PYTHON
+    ) || verdict="does not run"
+    [[ $verdict == good ]] || printf '%s\n' "${verdict:-is no Python}"
 }
 
 # Prints the interpreter to use: $OTAGATE_PYTHON, or the first good one on the PATH.

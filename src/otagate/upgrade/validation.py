@@ -30,8 +30,6 @@ _SECRET = re.compile(rf"[ -~]{{{limits.secret_chars_min},{limits.secret_chars_ma
 _FIRMWARE_NAME = re.compile(
     rf"[{_WORD}](?:[{_WORD}_\-.()（）]{{0,{limits.firmware_name_chars_max - 2}}}[{_WORD}])?"
 )
-    rf"[{_WORD}](?:[{_WORD}_\-.()（）]{{0,{limits.firmware_name_chars_max - 2}}}[{_WORD}])?"
-)
 _FIRMWARE_VERSION = re.compile(rf"[A-Za-z0-9_.-]{{1,{limits.firmware_version_chars_max}}}")
 # ASCII: without it, IGNORECASE takes the Turkish dotless i for an i.
 _FILE_NAME = re.compile(

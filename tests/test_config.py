@@ -208,34 +208,11 @@ def test_address(text: str, host: str, port: int) -> None:
     assert (address, address.host, address.port) == (text, host, port)
 
 
-@pytest.mark.parametrize(
-    "text",
-    # fmt: off
-    [
-        "",
-        ":",
-        "7700",
-        ":7700",
-        "host",
-        "host:",
-        "host:x",
-        "host:-1",
-        "host:65536",
-        "host:１",
-        "::1:7700",
-        "[::1]",
-        "[]:1",
-        "[host]:1",
-        "[::1:1",
-        "a b:1",
-        "a/b:1",
-        "host:1\n",
-        "-:1",
-        "http://host:1",
-        "é:1",
-    ],
-    # fmt: on
-)
+NO_PORT = ["", "7700", "host", "host:", "host:x", "host:-1", "host:65536", "host:１", "host:1\n", "[::1]"]
+NO_HOST = [":", ":7700", "-:1", "é:1", "::1:7700", "[]:1", "[host]:1", "[::1:1", "a b:1", "http://host:1"]
+
+
+@pytest.mark.parametrize("text", NO_PORT + NO_HOST)
 def test_not_an_address(text: str) -> None:
     with pytest.raises(ValueError):
         Address(text)

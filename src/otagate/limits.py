@@ -80,6 +80,7 @@ reported_version_chars_max = 100
 # -- store and journal -----------------------------------------------------------------------------
 map_bytes = 64 * 1024 * MIB  # sparse: costs address space only
 commit_gather_ms = 2  # changes gathered for this long share one fdatasync
+journal_entries_max = 20_000  # queued behind a commit: then devices are not read until it shrinks
 commit_entries_max = 2_000  # transitions of one commit: bounds the writer's hold of the lock
 slice_devices = 500  # devices of one slice of a batch being created, aborted or undone
 scan_rows_max = 1_000  # rows of one read transaction
@@ -96,9 +97,25 @@ page_items_default = 50
 page_items_max = 1_000
 ineligible_details_max = 1_000  # reasons listed in one refusal; the count is always whole
 admin_tcp_user_timeout_ms = 30_000  # or the server hangs at shutdown on a client that stopped reading
+admin_head_bytes_max = 16 * KIB  # browsers send cookies of other things on the same host
+admin_connections_max = 256  # operators are few; descriptors are for devices
+admin_idle_timeout_s = 15  # a request head, or the next request of a kept connection
+admin_body_stall_ms = 30_000  # a body of which nothing arrives for this long is given up
+admin_linger_ms = 5_000  # after an early refusal: time for the rest of the body, so that the answer is read
+admin_graceful_timeout_ms = 5_000  # requests running at shutdown
+bulk_body_bytes_max = 1_024 * MIB  # of disk that one bulk registration may take while it arrives
+bulk_gather_bytes = 1 * MIB  # of an arriving bulk held in memory before a thread writes them to disk
+content_piece_bytes = 256 * KIB  # read of an image at a time, in a thread
+query_text_chars_max = 200  # a search text
+
+# -- logs ------------------------------------------------------------------------------------------
+log_field_chars_max = 512  # of one field: what a peer says must not fill the disk
+log_lines_per_second_max = 10  # of one event that peers can cause at will; the rest is counted
 
 assert hello_bytes_max <= message_bytes_max <= connection_output_bytes_max
 assert gateway_message_bytes_max < KIB
 assert chunk_bytes_max <= turn_sendfile_bytes_max
 assert turn_messages_max <= drain_events_max
 assert directed_devices_max <= bulk_devices_max
+assert bulk_line_bytes_max <= bulk_gather_bytes <= bulk_body_bytes_max
+assert admin_graceful_timeout_ms < drain_timeout_ms

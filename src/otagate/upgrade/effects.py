@@ -10,7 +10,7 @@ import msgspec
 
 
 class CancelReason(StrEnum):
-    """Why an attempt is over, as the `cancel` message says it."""
+    """Why an attempt is over; the gateway translates it to the word of the `cancel` message."""
 
     ABORTED = "aborted"
     EXPIRED = "expired"

@@ -22,7 +22,7 @@ that arrives twice moves the row once. A row has at most 4 transitions an attemp
 them all, and only later version reports are ever displaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -369,47 +369,53 @@ def _later_result(row: Row, event: Result, now_ms: int, rules: Rules) -> Step:
 
 
 class Transition(NamedTuple):
-    """One line of the table: in these states, this event is handled so, and leads to one of `targets`.
+    """One line of the table: in these states this event is handled so, and may lead to one of `targets`.
 
-    No targets: the state stays. `when` is the event in the operators' words (docs/upgrades.md).
+    `targets` gives each with why, in the operators' words (the diagram of docs/upgrades.md is drawn from
+    them). Whatever is not a target leaves the state as it is.
     """
 
     states: tuple[State, ...]
     event: type[Event]
     handle: Handler
-    targets: tuple[State, ...]
-    when: str
+    targets: Mapping[State, str]
+
+
+def _to_failure(why: str) -> dict[State, str]:
+    return {TO_BE_RETRIED: why, FAILED: f"{why}, no retry left"}
 
 
 _OPEN = (TO_BE_PUSHED, PUSHED, TO_BE_UPGRADED, UPGRADING, TO_BE_RETRIED)
 _RUNNING = (PUSHED, TO_BE_UPGRADED, UPGRADING)
 _ENDED = (SUCCEEDED, FAILED)
 _NOT_RUNNING = (TO_BE_PUSHED, TO_BE_RETRIED, SUCCEEDED, FAILED)
-_FAILURE = (TO_BE_RETRIED, FAILED)
+_STAYS: Mapping[State, str] = {}
+_TO_SUCCESS = {SUCCEEDED: "reports the target version"}
+_TO_RESULT = _TO_SUCCESS | _to_failure("reports failure, or success with another version")
 
 TRANSITIONS: tuple[Transition, ...] = (
-    Transition((TO_BE_PUSHED,), PushTurn, _push, (PUSHED,), "its turn comes"),
-    Transition((TO_BE_RETRIED,), PushTurn, _push, (PUSHED,), "due, and its turn comes"),
-    Transition((PUSHED,), Acknowledged, _acknowledged, (TO_BE_UPGRADED,), "acknowledged"),
-    Transition((TO_BE_UPGRADED, UPGRADING), Acknowledged, _acknowledged_again, (), "acknowledged again"),
-    Transition(_NOT_RUNNING, Acknowledged, _over, (), "acknowledged too late"),
-    Transition((PUSHED, TO_BE_UPGRADED), Progress, _first_progress, (UPGRADING,), "first progress"),
-    Transition((UPGRADING,), Progress, _further_progress, (), "further progress"),
-    Transition(_NOT_RUNNING, Progress, _over, (), "progress too late"),
-    Transition((PUSHED, TO_BE_UPGRADED), ChunkWritten, _first_chunk, (UPGRADING,), "first chunk"),
-    Transition((UPGRADING,), ChunkWritten, _further_chunk, (), "further chunk"),
-    Transition((TO_BE_RETRIED, *_ENDED), ChunkWritten, _chunk_over, (), "chunk too late"),
-    Transition(_OPEN, VersionReported, _version, (SUCCEEDED,), "reports the target version"),
-    Transition(_ENDED, VersionReported, _later_version, (), "reports a version later"),
-    Transition(_RUNNING, Result, _result, (SUCCEEDED, *_FAILURE), "result"),
-    Transition((TO_BE_PUSHED, TO_BE_RETRIED), Result, _result_while_waiting, (SUCCEEDED,), "late result"),
-    Transition(_ENDED, Result, _later_result, (), "result too late"),
-    Transition((PUSHED,), AckTimeout, _ack_timeout, _FAILURE, "10 s without acknowledgement"),
-    Transition((UPGRADING,), UpgradeTimeout, _upgrade_timeout, _FAILURE, "time-out"),
-    Transition((PUSHED,), Returned, _returned_unanswered, _FAILURE, "returns, three deliveries unanswered"),
-    Transition((TO_BE_UPGRADED, UPGRADING), Returned, _send_again, (), "returns"),
-    Transition(_OPEN, Aborted, _abort, (FAILED,), "batch aborted"),
-    Transition(_OPEN, Expired, _abort, (FAILED,), "validity over"),
+    Transition((TO_BE_PUSHED,), PushTurn, _push, {PUSHED: "its turn comes while it is online"}),
+    Transition((TO_BE_RETRIED,), PushTurn, _push, {PUSHED: "due, and its turn comes while it is online"}),
+    Transition((PUSHED,), Acknowledged, _acknowledged, {TO_BE_UPGRADED: "acknowledged"}),
+    Transition((TO_BE_UPGRADED, UPGRADING), Acknowledged, _acknowledged_again, _STAYS),
+    Transition(_NOT_RUNNING, Acknowledged, _over, _STAYS),
+    Transition((PUSHED, TO_BE_UPGRADED), Progress, _first_progress, {UPGRADING: "first progress report"}),
+    Transition((UPGRADING,), Progress, _further_progress, _STAYS),
+    Transition(_NOT_RUNNING, Progress, _over, _STAYS),
+    Transition((PUSHED, TO_BE_UPGRADED), ChunkWritten, _first_chunk, {UPGRADING: "first chunk written"}),
+    Transition((UPGRADING,), ChunkWritten, _further_chunk, _STAYS),
+    Transition((TO_BE_RETRIED, *_ENDED), ChunkWritten, _chunk_over, _STAYS),
+    Transition(_OPEN, VersionReported, _version, _TO_SUCCESS),
+    Transition(_ENDED, VersionReported, _later_version, _STAYS),
+    Transition(_RUNNING, Result, _result, _TO_RESULT),
+    Transition((TO_BE_PUSHED, TO_BE_RETRIED), Result, _result_while_waiting, _TO_SUCCESS),
+    Transition(_ENDED, Result, _later_result, _STAYS),
+    Transition((PUSHED,), AckTimeout, _ack_timeout, _to_failure("10 s without acknowledgement")),
+    Transition((UPGRADING,), UpgradeTimeout, _upgrade_timeout, _to_failure("time-out")),
+    Transition((PUSHED,), Returned, _returned_unanswered, _to_failure("three deliveries unanswered")),
+    Transition((TO_BE_UPGRADED, UPGRADING), Returned, _send_again, _STAYS),
+    Transition(_OPEN, Aborted, _abort, {FAILED: "batch aborted"}),
+    Transition(_OPEN, Expired, _abort, {FAILED: "validity over"}),
 )
 
 TABLE: dict[tuple[State, type[Event]], Transition] = {

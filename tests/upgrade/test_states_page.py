@@ -1,0 +1,31 @@
+"""docs/upgrades.md is drawn from the table."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run_check(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "tools" / "generate_states"), "--check"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_page_is_fresh() -> None:
+    done = run_check(ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
+    for name in ("tools", "docs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    (tmp_path / "tools" / "generate_states").write_bytes((ROOT / "tools" / "generate_states").read_bytes())
+    page = (ROOT / "docs" / "upgrades.md").read_text("utf-8")
+    stale = page.replace("pushed --> to_be_upgraded: acknowledged", "pushed --> upgrading: acknowledged")
+    assert stale != page
+    (tmp_path / "docs" / "upgrades.md").write_text(stale, "utf-8")
+    done = run_check(tmp_path)
+    assert done.returncode == 1
+    assert "stale" in done.stderr

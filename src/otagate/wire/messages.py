@@ -416,9 +416,7 @@ def login_mac(secret: str, nonce: str, product: str, identifier: str) -> str:
 
 def gateway_mac(secret: str, device_nonce: str, gateway_nonce: str) -> str:
     """`welcome.mac`: the gateway's proof to a device that sent a nonce of its own."""
-    return hmac.digest(
-        secret.encode(), f"gateway:{device_nonce}:{gateway_nonce}".encode(), hashlib.sha256
-    ).hex()
+    return hmac.digest(secret.encode(), f"gateway:{device_nonce}:{gateway_nonce}".encode(), "sha256").hex()
 
 
 # -- the table -------------------------------------------------------------------------------------

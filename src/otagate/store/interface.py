@@ -31,6 +31,7 @@ from msgspec import Struct
 
 from otagate.errors import RequestError
 from otagate.upgrade.counts import Counts
+from otagate.upgrade.eligibility import Reason
 from otagate.upgrade.model import BatchStatus, Policy, Row, State
 
 # -- records: what is read --------------------------------------------------------------------------
@@ -47,7 +48,7 @@ class Product(Struct, frozen=True, gc=False):
 
 
 class Device(Struct, frozen=True, gc=False):
-    """A registered device. `version`: last reported, None before the first login; `active`: ever logged in."""
+    """A registered device. `version`: last reported, None before a first login; `active`: ever logged in."""
 
     number: int
     product: str
@@ -302,21 +303,28 @@ class ClaimDevices(Struct, frozen=True):
 
 
 class OpenBatch(Struct, frozen=True):
-    """→ BatchView. Fixes `total`, created_at and expires_at (from `at_ms`), IN_PROGRESS. Conflict if not CREATING."""
+    """→ BatchView, IN_PROGRESS: fixes `total`, created_at and expires_at (from `at_ms`).
+
+    NotFound; Conflict if not CREATING; Invalid when it has no device (undo it then).
+    """
 
     batch: int
     at_ms: int
 
 
 class UndoBatch(Struct, frozen=True):
-    """→ bool: whether it is undone wholly. Removes one slice of a batch in CREATING, the last one with its record."""
+    """→ bool: whether it is undone wholly. Removes one slice of a batch in CREATING, with the last the batch.
+
+    NotFound; Conflict if not CREATING.
+    """
 
     batch: int
 
 
 class EndBatch(Struct, frozen=True):
-    """→ BatchView. `by`: "aborted" (by an operator) or "expired". Status and counts first; rows follow by RewriteSlice.
+    """→ BatchView. Status and counts first; its rows follow by RewriteSlice.
 
+    `by`: "aborted" (by an operator) or "expired"; `at_ms` becomes ended_at.
     NotFound; Conflict when it has already ended (or is still in creation).
     """
 
@@ -326,14 +334,17 @@ class EndBatch(Struct, frozen=True):
 
 
 class RewriteSlice(Struct, frozen=True):
-    """→ bool: whether there are more slices. Writes the open rows of slice `slice` of an ended batch as they read."""
+    """→ bool: whether there are more slices. Writes the open rows of a slice of an ended batch as they read.
+
+    Slices are counted from 0 and rewritten in order. NotFound; Conflict when the batch has not ended.
+    """
 
     batch: int
     slice: int
 
 
 class Transition(Struct, frozen=True, gc=False):
-    """→ Transitioned, or Stale. One put: the row of (device, batch), if it still is (state, attempt) as expected.
+    """→ Transitioned, or Stale. One put: the row of (device, batch), if it is (state, attempt) as expected.
 
     Also moves the batch's counters, and completes the batch with its last open row (at `row`'s completion).
     `epoch`: of the session that caused it, 0 for clocks and operators.
@@ -388,8 +399,7 @@ Change: TypeAlias = (
 )
 
 Outcome: TypeAlias = (
-    None
-    | bool
+    bool
     | Product
     | Device
     | list[Device | RequestError]
@@ -401,6 +411,7 @@ Outcome: TypeAlias = (
     | Transitioned
     | Stale
     | RequestError  # refused; returned, never raised
+    | None
 )
 
 
@@ -424,7 +435,7 @@ class Store(Protocol):
         ...
 
     async def newest_upgrades(self, devices: Sequence[int]) -> list[Upgrade | None]:
-        """For each device its upgrade in the newest batch that is not in creation; None if there never was one."""
+        """For each device its upgrade in the newest batch that is not in creation; None if there is none."""
         ...
 
     async def upgrades(self, pairs: Sequence[tuple[int, int]]) -> list[Upgrade | None]:
@@ -454,12 +465,24 @@ class Store(Protocol):
         """
         ...
 
-    async def scan_eligible(self, firmware: str, *, after: int = 0, limit: int, query: str = "") -> DevicePage:
+    async def scan_eligible(
+        self, firmware: str, *, after: int = 0, limit: int, query: str = ""
+    ) -> DevicePage:
         """Devices eligible for a firmware (upgrade.eligibility). Pages as in scan_devices."""
         ...
 
     async def eligible_numbers(self, firmware: str, *, after: int = 0) -> tuple[list[int], int | None]:
-        """As scan_eligible, numbers only: the fast path of a batch over all; one transaction's worth a call."""
+        """As scan_eligible, numbers only, for a batch over all; one transaction's worth a call."""
+        ...
+
+    async def ineligible_reasons(
+        self, firmware: str, identifiers: Sequence[str]
+    ) -> list[tuple[int, Reason | None]]:
+        """For each identifier: its device's number (0: unknown), and why it is not eligible, if it is not.
+
+        For a directed batch. A device claimed by a batch in creation is not eligible. Ask for at most
+        scan_rows_max at a time: it is one transaction.
+        """
         ...
 
     async def list_firmware(

@@ -1,0 +1,308 @@
+"""The durable engine: LMDB with sync on, one writer thread, reads from mapped pages.
+
+Theory. LMDB gives one writer at a time and readers that never wait for it. All commits go through one
+thread of our own, which begins and commits a transaction inside one function: LMDB's writer lock belongs
+to a thread, and a transaction that another thread finished would hang the next writer for ever. A commit is
+on the disk when `commit` returns. Single records are read on the caller's thread, inline (a transaction and
+a look-up cost about 2 µs, a hop to another thread 100); scans run in a few threads of their own.
+
+Fail-stop: after a failed commit nobody knows which of our pages the disk holds, so this store takes no
+further commit; the next start reads what is there.
+
+The interpreter's lock. py-lmdb lets go of it and takes it back around every single get and put, so beside a
+busy loop the writer may lose it at each of them, and then waits for a whole switch interval (`tune`).
+
+Invariants: no transaction, cursor or page leaves this module; no read transaction lives across an await; a
+folder is open once (flock on DATA/lock), because two writers that decide by what they remember would
+overwrite each other's decisions though LMDB kept the pages whole.
+"""
+
+import fcntl
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import lmdb
+import outcome
+import trio
+
+from otagate import limits
+from otagate.errors import CommitFailed, SchemaTooNew, StoreError
+from otagate.store import changes as rules
+from otagate.store import tables
+from otagate.store.engine import Engine
+from otagate.store.interface import Change, Outcome
+from otagate.store.reads import Budget
+from otagate.store.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+READERS_MAX = 126  # slots of the lock file; we use SCAN_THREADS + 1, tools that look in use one each
+SCAN_THREADS = 2
+SWITCH_INTERVAL_S = 0.0001
+
+
+def tune() -> None:
+    """Make the interpreter hand its lock over quickly; for the process that runs a gateway."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+class LmdbTransaction:
+    """tables.Transaction over one LMDB transaction."""
+
+    __slots__ = ("_tables", "_txn")
+
+    def __init__(self, txn: "lmdb.Transaction[bytes]", handles: dict[str, Any]) -> None:
+        self._txn = txn
+        self._tables = handles
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value of a key."""
+        return self._txn.get(key, None, self._tables[table])
+
+    def cursor(self, table: str) -> tables.Cursor:
+        """A cursor that stands nowhere yet."""
+        return cast(tables.Cursor, self._txn.cursor(self._tables[table]))
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Write one item."""
+        self._txn.put(key, value, db=self._tables[table])
+
+    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write items."""
+        if items:
+            self._txn.cursor(self._tables[table]).putmulti(items)
+
+    def delete(self, table: str, key: bytes) -> None:
+        """Delete one item, if it is there."""
+        self._txn.delete(key, b"", self._tables[table])
+
+
+class _Lock:
+    """DATA/lock, held for the life of a store; the kernel lets go of it however the process ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        path = data_dir / "lock"
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise StoreError(
+                f"{data_dir} is in use by another otagate (process {owner or 'unknown'}); "
+                "stop that one, or give this one another --data"
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class _Reserve:
+    """DATA/reserve: room kept so that a store can still be opened, and cleared up, on a full disk."""
+
+    def __init__(self, data_dir: Path, size: int) -> None:
+        self._path = data_dir / "reserve"
+        self._size = size
+
+    def _free(self) -> int:
+        status = os.statvfs(self._path.parent)
+        return status.f_bavail * status.f_frsize
+
+    def free_if_needed(self) -> None:
+        """Give the room away if there is hardly any other."""
+        if self._path.exists() and self._free() < self._size:
+            self._path.unlink()
+            log.warning("the disk is full: freed %s so that the store opens", self._path)
+
+    def keep(self) -> None:
+        """Take the room (again) when there is enough of it."""
+        if self._path.exists() or self._free() < 2 * self._size:
+            return
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self._size)
+        except OSError as error:
+            self._path.unlink()
+            log.warning("cannot keep %s: %s", self._path, error.strerror)
+        finally:
+            os.close(descriptor)
+
+
+def check_schema(environment: lmdb.Environment, path: Path) -> bool:
+    """Whether the store has a schema at all (a new one has none). SchemaTooNew if it is a later one."""
+    with environment.begin() as txn:
+        try:
+            meta = environment.open_db(tables.META.encode(), txn, create=False)
+        except lmdb.NotFoundError:
+            return False
+        value = txn.get(tables.SCHEMA_KEY, None, meta)
+    found = 0 if value is None else tables.u64_key.unpack(value)[0]
+    if found > tables.SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{path} has schema {found} and this otagate knows schema {tables.SCHEMA_VERSION}: "
+            "run the otagate that wrote it, or a newer one, or restore a backup from before the upgrade"
+        )
+    return True
+
+
+def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:
+    """The LMDB environment of a store in `path`; StoreError names the cause."""
+    try:
+        return lmdb.open(
+            str(path),
+            map_size=map_bytes,
+            max_dbs=len(tables.TABLES),
+            max_readers=READERS_MAX,
+            max_spare_txns=SCAN_THREADS + 1,
+            readonly=readonly,
+            create=not readonly,
+            mode=0o700,
+            readahead=False,  # rows of a fleet are read at random
+            lib_version=0,
+        )
+    except lmdb.Error as error:
+        raise StoreError(f"cannot open the store in {path}: {error}") from error
+
+
+def open_tables(environment: lmdb.Environment, path: Path, *, readonly: bool = False) -> dict[str, Any]:
+    """Handles of all tables, made if they are missing."""
+    try:
+        if not check_schema(environment, path) and not readonly:
+            with environment.begin(write=True) as txn:
+                meta = environment.open_db(tables.META.encode(), txn)
+                txn.put(tables.SCHEMA_KEY, tables.u64_key.pack(tables.SCHEMA_VERSION), db=meta)
+        return {name: environment.open_db(name.encode(), create=not readonly) for name in tables.TABLES}
+    except lmdb.Error as error:
+        raise StoreError(f"cannot read the store in {path}: {error}") from error
+
+
+class LmdbStore(Engine):
+    """A store in a folder; made by `open_store`."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        map_bytes: int = limits.map_bytes,
+        reserve_bytes: int = limits.reserve_file_bytes,
+    ) -> None:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = data_dir / "store"
+        self._lock = _Lock(data_dir)
+        try:
+            reserve = _Reserve(data_dir, reserve_bytes)
+            reserve.free_if_needed()
+            self._environment = open_environment(self._path, map_bytes)
+            try:
+                self._tables = open_tables(self._environment, self._path)
+                reserve.keep()
+            except BaseException:
+                self._environment.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        self._failure: CommitFailed | None = None
+        self._closed = False
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._scan_limiter: trio.CapacityLimiter | None = None
+        self._writer = threading.Thread(target=self._write_jobs, name="otagate-store", daemon=True)
+        self._writer.start()
+
+    # -- reads
+
+    @contextmanager
+    def view(self) -> Any:
+        """One read transaction; py-lmdb keeps the last one to renew, so this costs about 1 µs."""
+        with self._environment.begin() as txn:
+            yield LmdbTransaction(txn, self._tables)
+
+    async def _scan(self, read: Callable[[Snapshot, Budget], T]) -> T:
+        if self._scan_limiter is None:
+            self._scan_limiter = trio.CapacityLimiter(SCAN_THREADS)
+        return await trio.to_thread.run_sync(self._read, read, limiter=self._scan_limiter)
+
+    # -- commits
+
+    async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Apply a group in one durable transaction (interface.Store.commit).
+
+        A cancellation waits for the result: what was handed to the writer is going to happen.
+        """
+        if self._failure is not None:
+            raise self._failure
+        assert not self._closed
+        job = _Job(changes)
+        self._jobs.put(job)
+        result: list[Outcome] = await trio.lowlevel.wait_task_rescheduled(_cannot_be_cancelled)
+        return result
+
+    def _write_jobs(self) -> None:
+        """The writer thread: one job after the other, until None comes."""
+        while (job := self._jobs.get()) is not None:
+            job.finish(outcome.capture(self._write, job.changes))
+
+    def _write(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Begin to commit, on this thread alone."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with self._environment.begin(write=True) as txn:
+                return rules.apply(LmdbTransaction(txn, self._tables), changes)
+        except lmdb.Error as error:
+            self._failure = CommitFailed(f"a commit to {self._path} failed: {error}")
+            raise self._failure from error
+
+    async def close(self) -> None:
+        """Let the writer finish, close the environment, give the folder free. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._writer.join)
+        self._environment.close()
+        self._lock.release()
+
+
+class _Job:
+    """A group on its way to the writer, and the task that waits for it."""
+
+    __slots__ = ("_task", "_token", "changes")
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+        self._task = trio.lowlevel.current_task()
+        self._token = trio.lowlevel.current_trio_token()
+
+    def finish(self, result: outcome.Outcome[list[Outcome]]) -> None:
+        """Called on the writer thread."""
+        try:
+            self._token.run_sync_soon(trio.lowlevel.reschedule, self._task, result)
+        except trio.RunFinishedError:
+            log.warning("a commit ended after the loop")
+
+
+def _cannot_be_cancelled(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
+
+
+def open_store(data_dir: str | os.PathLike[str], **options: int) -> LmdbStore:
+    """Open (or make) the store of a data folder. Call it after any fork, and `close` it.
+
+    Options: `map_bytes`, `reserve_bytes`. Raises StoreError: in use, unreadable; SchemaTooNew.
+    """
+    return LmdbStore(Path(data_dir), **options)

@@ -1,0 +1,147 @@
+"""The admin surface as an ASGI application: `build` makes it of the table of operations.
+
+Starlette matches the path; all else happens in `Endpoint`, in one order: method, token, query, body, handler,
+answer. Whatever a handler raises ends here: a RequestError becomes the error body with its status, a client
+that left needs no answer, and anything else is our fault: one line in the log, and to the client no more than
+that it happened.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from otagate import limits, logs
+from otagate.admin import faults
+from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
+from otagate.admin.facade import Service
+from otagate.admin.openapi import document
+from otagate.admin.operations import JSON, Call, Operation, Reply
+from otagate.admin.queries import NoQuery, parse
+from otagate.admin.routes import OPERATIONS
+from otagate.errors import NotFound, RequestError, Unauthorized
+
+log = logs.get("admin")
+
+_encode = msgspec.json.Encoder().encode
+
+
+def build(service: Service) -> Starlette:
+    """The application. It holds nothing of its own: all state is the service's."""
+    described = _with_document(OPERATIONS)
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in described:
+        paths.setdefault(operation.path, {})[operation.method] = operation
+    routes = [Route(path, Endpoint(service, methods), name=path) for path, methods in paths.items()]
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    app.router.default = unknown_path
+    return app
+
+
+def _with_document(operations: Sequence[Operation]) -> list[Operation]:
+    """The operations and one more, which shows the document of them all."""
+
+    async def openapi(call: Call[NoQuery, None]) -> None:
+        await call.exchange.answer(200, encoded)
+
+    own = Operation(
+        method="GET",
+        path="/openapi.json",
+        handler=openapi,
+        summary="This document",
+        replies=(Reply(200, "OpenAPI 3.1.", dict[str, Any]),),
+        public=True,
+    )
+    described = [*operations, own]
+    encoded = _encode(document(described))
+    return described
+
+
+class Endpoint:
+    """The operations of one path, by method; HEAD is served as GET whose body is dropped."""
+
+    def __init__(self, service: Service, methods: dict[str, Operation]) -> None:
+        self._service = service
+        self._methods = methods | ({"HEAD": methods["GET"]} if "GET" in methods else {})
+        self._allow = ", ".join(sorted(self._methods))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        operation = self._methods.get(exchange.method)
+        if operation is None:
+            refused = faults.MethodNotAllowed(f"The methods here are {self._allow}.")
+            await answer_error(exchange, refused, {"allow": self._allow})
+            return
+        try:
+            await self._perform(operation, exchange, scope["path_params"])
+        except Gone:
+            pass
+        except RequestError as error:
+            await answer_error(exchange, error)
+        except Exception as error:  # a fault of ours; it must not end the gateway
+            await answer_fault(exchange, operation, error)
+
+    async def _perform(self, operation: Operation, exchange: Exchange, path: dict[str, str]) -> None:
+        if not operation.public:
+            authenticate(self._service, exchange)
+        query = parse(exchange.query, operation.query)
+        body = await read_body(operation, exchange)
+        result = await operation.handler(Call(self._service, exchange, path, query, body))
+        if not exchange.started:
+            await exchange.answer(operation.replies[0].status, b"" if result is None else _encode(result))
+
+
+def authenticate(service: Service, exchange: Exchange) -> None:
+    """Unauthorized unless the request bears the token (RFC 6750 section 2.1)."""
+    scheme, _, token = exchange.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthorized("This needs a token: Authorization: Bearer TOKEN.")
+    if not service.authenticate(token.strip()):
+        raise Unauthorized("This token is not valid.")
+
+
+async def read_body(operation: Operation, exchange: Exchange) -> object:
+    """The decoded JSON body; None when there is none, or when the handler reads it itself."""
+    media = exchange.media_type
+    if operation.body is None or media in operation.streams:
+        return None
+    if media not in (JSON, None):
+        accepted = ", ".join((JSON, *operation.streams))
+        raise faults.UnsupportedMediaType(f"The body may be {accepted}.", field="Content-Type")
+    data = await exchange.read(limits.json_body_bytes_max)
+    try:
+        return msgspec.json.decode(data, type=operation.body)
+    except (ValueError, RecursionError) as error:
+        raise faults.refusal(error) from error
+
+
+async def answer_error(
+    exchange: Exchange, error: RequestError, headers: dict[str, str] | None = None
+) -> None:
+    """The error body with its status. An answer that has begun can only break off."""
+    if exchange.started:
+        return
+    more = dict(headers or {})
+    if isinstance(error, Unauthorized):
+        more["www-authenticate"] = 'Bearer realm="otagate"'
+    if isinstance(error, faults.RangeNotSatisfiable):
+        more["content-range"] = f"bytes */{error.details['size']}"
+    await exchange.answer(error.status, _encode(faults.body_of(error)), more.items())
+
+
+async def answer_fault(exchange: Exchange, operation: Operation, error: Exception) -> None:
+    """One line in the log, and an answer that says nothing of it."""
+    log.failure("request_failed", error, operation=f"{operation.method} {operation.path}")
+    if not exchange.started:
+        await exchange.answer(500, _encode(faults.INTERNAL))
+
+
+async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is at no path of the table. A WebSocket is refused: devices have a listener of their own."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+    elif scope["type"] == "http":
+        await answer_error(Exchange(scope, receive, send), NotFound("There is nothing at this path."))

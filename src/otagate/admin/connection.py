@@ -1,0 +1,222 @@
+"""One operator's connection: hypercorn's HTTP/1.1 with what the open world needs on top.
+
+hypercorn drives h11 and the application by a queue: its reader puts pieces of the body (at most
+`max_app_queue_size` of 64 KiB: so a body is never held whole), the application takes them. Four things follow
+from that which are mended here:
+
+- It says 100 Continue before the application has seen the head. Here the application's first call of
+  `receive` says it, so a refused upload is not sent at all.
+- A reader whose piece nobody takes waits for ever, and the connection with it. So whatever the application
+  leaves of the body is taken here, and thrown away, until hypercorn has closed its side.
+- Closing a socket with unread data resets it, and the client loses the answer. So after an early answer the
+  rest of the body is taken for `limits.admin_linger_ms` before the close.
+- A send is shielded from cancellation, and a client that stopped reading would hold up a shutdown. Here it
+  is not.
+
+It speaks HTTP/1 only: an upgrade to h2c or WebSocket is ignored, as a server may (RFC 9110 section 7.8).
+No error of one connection leaves it: `handle` is the last line.
+"""
+
+from typing import Any
+
+import h11
+import msgspec
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from otagate import limits, logs
+from otagate.admin.exchange import STANDARD_HEADERS, Receive, Scope, Send
+from otagate.admin.faults import ErrorBody, ErrorDetails
+
+log = logs.get("admin")
+
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+
+
+class Connection(TCPServer):
+    """hypercorn's connection on Trio, with `Http1` as its only protocol."""
+
+    async def handle(self) -> None:
+        """Serve until either side closes. Only cancellation leaves."""
+        try:
+            await self.run()
+        except* _BROKEN:
+            pass
+        except* Exception as error:
+            log.failure("connection_failed", error)
+
+    async def run(self) -> None:
+        socket = self.stream.socket
+        try:
+            client = parse_socket_addr(socket.family, socket.getpeername())
+            server = parse_socket_addr(socket.family, socket.getsockname())
+            async with TaskGroup() as tasks:
+                self._task_group = tasks
+                protocol: Any = Http1(
+                    self.app,
+                    self.config,
+                    self.context,
+                    tasks,
+                    ConnectionState({}),
+                    False,
+                    client,
+                    server,
+                    self.protocol_send,
+                )
+                self.protocol = protocol
+                await self.idle_task.restart(tasks, self._idle_timeout)
+                await self._read_data()
+        finally:
+            await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                await self.stream.send_all(event.data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+
+
+class PatientH11(h11.Connection):
+    """h11's connection, which does not tell hypercorn that the client waits for 100 Continue."""
+
+    @property
+    def they_are_waiting_for_100_continue(self) -> bool:
+        return False
+
+    @property
+    def client_waits(self) -> bool:
+        """Whether the client holds its body back until it is asked for (RFC 9110 section 10.1.1)."""
+        return super().they_are_waiting_for_100_continue
+
+
+class Http1(H11Protocol):
+    """hypercorn's HTTP/1.1, each request in a `Turn`."""
+
+    connection: PatientH11
+
+    def __init__(self, app: Any, config: Config, *rest: Any) -> None:
+        super().__init__(app, config, *rest)
+        self.connection = PatientH11(h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version not in (b"1.0", b"1.1"):
+            await self._send_error_response(505)
+            await self.send(Closed())
+            return
+        turn: Any = Turn(self, self.app, request)
+        self.stream = HTTPStream(
+            turn.run,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """No upgrade to HTTP/2."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """The answer to a request that cannot be read, in the form that every error has."""
+        error = ErrorDetails("malformed", "This is not a request of HTTP/1.1 that can be served.")
+        body = msgspec.json.encode(ErrorBody(error))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *((name.encode(), value.encode()) for name, value in STANDARD_HEADERS.items()),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    async def ask_for_body(self) -> None:
+        """Say 100 Continue, if the client waits for it."""
+        if self.connection.client_waits:
+            await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+
+
+class Turn:
+    """One request on its way through the application: nothing of its body is left behind."""
+
+    def __init__(self, protocol: Http1, app: Any, request: h11.Request) -> None:
+        self._protocol = protocol
+        self._app = app
+        names = [name for name, _ in request.headers]
+        self._body_ended = b"content-length" not in names and b"transfer-encoding" not in names
+        self._refused = False  # answered while the client still held its body back
+        self._receive: Receive
+        self._send: Send
+
+    async def run(self, scope: Scope, receive: Receive, send: Send, *threads: Any) -> None:
+        """The application, as hypercorn calls it."""
+        self._receive, self._send = receive, send
+        await self._app(scope, self._ask, self._answer, *threads)
+        await self._settle(None)  # ends what the application broke off; nothing after a whole answer
+
+    async def _ask(self) -> Any:
+        await self._protocol.ask_for_body()
+        return await self._take()
+
+    async def _take(self) -> Any:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._body_ended = True
+        return message
+
+    async def _answer(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and not self._body_ended:
+            self._refused = self._protocol.connection.client_waits
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last and not self._body_ended:
+            await self._send({**message, "more_body": True})
+            if not self._refused:
+                with trio.move_on_after(limits.admin_linger_ms / 1000):
+                    await self._discard()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        if last:
+            await self._settle(message)
+        else:
+            await self._send(message)
+
+    async def _discard(self) -> None:
+        while not self._body_ended:
+            await self._take()
+
+    async def _settle(self, message: Any) -> None:
+        """Send the last message, while taking what the reader still brings: it must not wait for us."""
+        if self._body_ended:
+            await self._send(message)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._discard)
+            await self._send(message)
+            nursery.cancel_scope.cancel()

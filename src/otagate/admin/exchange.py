@@ -1,0 +1,136 @@
+"""One HTTP exchange on ASGI: the body pulled piece by piece, the answer pushed piece by piece.
+
+The body is never held as a whole unless `read` is asked to, and never past a bound: a declared length is
+refused before a byte is taken, an undeclared one (chunked) as soon as it passes. A body that stalls is given
+up, and a client that leaves raises `Gone`, which nobody but the dispatcher catches: so every `async with` on
+the way out cleans up, and a half-sent upload leaves nothing.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from otagate import limits
+from otagate.admin.faults import BodyTimeout
+from otagate.errors import Malformed, TooLarge
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Iterable[tuple[str, str]]
+
+#: On every answer. An answer about devices is out of date as soon as it is given, and holds secrets.
+STANDARD_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+
+
+class Gone(Exception):
+    """The client went away in the middle of its request."""
+
+
+class Exchange:
+    """A request and its answer. `headers` are lower-case; of a repeated header the values are joined."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.query: bytes = scope["query_string"]
+        self.headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+            self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._body_bytes_left = 0
+        self._body_ended = False
+
+    # -- the body ----------------------------------------------------------------------------------
+
+    @property
+    def media_type(self) -> str | None:
+        """The Content-Type without its parameters, lower-case; None when there is none."""
+        text = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return text or None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the head announces a body that is not empty."""
+        return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
+
+    def allow_body(self, bytes_max: int) -> None:
+        """Permit a body of so many bytes; TooLarge at once when the head declares more."""
+        declared = self.headers.get("content-length")
+        if declared is not None:
+            if not (declared.isascii() and declared.isdigit()):
+                raise Malformed("Content-Length is not a number.", field="Content-Length")
+            if len(declared) > 18 or int(declared) > bytes_max:
+                raise TooLarge(f"The body is larger than {bytes_max} bytes.")
+        self._body_bytes_left = bytes_max
+
+    async def piece(self) -> bytes:
+        """The next bytes of the body, none at its end. Raises Gone, BodyTimeout, TooLarge."""
+        while not self._body_ended:
+            with trio.move_on_after(limits.admin_body_stall_ms / 1000) as patience:
+                message = await self._receive()
+            if patience.cancelled_caught:
+                raise BodyTimeout("The rest of the body did not arrive.")
+            if message["type"] == "http.disconnect":
+                raise Gone
+            self._body_ended = not message.get("more_body", False)
+            data: bytes = message.get("body", b"")
+            if data:
+                self._body_bytes_left -= len(data)
+                if self._body_bytes_left < 0:
+                    raise TooLarge("The body is larger than it may be.")
+                return data
+        return b""
+
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body of at most so many bytes. Raises as `piece`."""
+        self.allow_body(bytes_max)
+        body = bytearray()
+        while piece := await self.piece():
+            body += piece
+        return bytes(body)
+
+    # -- the answer --------------------------------------------------------------------------------
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the head; `headers` override the standard ones."""
+        merged = STANDARD_HEADERS | dict(headers)
+        self.started = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in merged.items()],
+            }
+        )
+
+    async def write(self, data: bytes) -> None:
+        """Send the next bytes; returns when the client's link has taken them."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, data: bytes = b"") -> None:
+        """Send the last bytes. An answer that is not finished reads as broken off."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def answer(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
+        """A whole answer; JSON unless `headers` say otherwise. HEAD gets the head of it."""
+        standard = {"content-type": "application/json", "content-length": str(len(body))} if body else {}
+        await self.start(status, (standard | dict(headers)).items())
+        await self.finish(b"" if self.method == "HEAD" else body)
+
+    @asynccontextmanager
+    async def while_connected(self) -> AsyncIterator[None]:
+        """Cancel what runs inside once the client is gone. Only after the whole body was read."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()

@@ -1,0 +1,97 @@
+"""What the admin surface asks of the gateway: `gateway.service.Service`, as a protocol.
+
+Every method may raise an `errors.RequestError`; the surface turns it into the error body with its status.
+Cursors are opaque texts that the service makes and reads (Malformed on a bad one). Limits arrive checked:
+1 to `limits.page_items_max`. Path parameters arrive as the operator typed them: of any length and content.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from otagate.gateway import views
+
+
+class FirmwareUpload(Protocol):
+    """An image while its bytes arrive; leaving its context without `finish` keeps nothing."""
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes; TooLarge as soon as they are too many, NoRoom when the disk is full."""
+
+    async def finish(self, md5: str | None, sha256: str | None) -> views.FirmwareView:
+        """Commit. The digests are those that the client expects, lower-case hex; Invalid when they differ."""
+
+
+class Service(Protocol):
+    """The gateway as operators see it."""
+
+    def authenticate(self, token: str) -> bool:
+        """Whether this is the admin token; takes the same time for every wrong one."""
+
+    def ready(self) -> list[str]:
+        """Why the gateway is not ready; empty when it is."""
+
+    async def create_product(self, request: views.CreateProductRequest) -> views.ProductView: ...
+    async def list_products(self, *, cursor: str | None, limit: int) -> views.Page[views.ProductView]: ...
+    async def get_product(self, key: str) -> views.ProductView: ...
+    async def delete_product(self, key: str) -> None: ...
+
+    async def register_device(
+        self, product: str, request: views.RegisterDeviceRequest
+    ) -> views.DeviceWithSecret: ...
+    async def register_devices(
+        self,
+        product: str,
+        first_line: int,
+        requests: Sequence[views.RegisterDeviceRequest | views.ErrorView],
+    ) -> list[views.RegistrationResult]:
+        """One slice of a bulk, lines `first_line` and following; an ErrorView is an unreadable line."""
+
+    async def list_devices(
+        self,
+        product: str,
+        *,
+        q: str,
+        version: str | None,
+        active: bool | None,
+        connection: str | None,
+        eligible_for: str | None,
+        cursor: str | None,
+        limit: int,
+    ) -> views.Page[views.DeviceView]: ...
+    async def get_device(self, product: str, identifier: str) -> views.DeviceView: ...
+    async def rename_device(
+        self, product: str, identifier: str, request: views.RenameDeviceRequest
+    ) -> views.DeviceView: ...
+    async def delete_device(self, product: str, identifier: str) -> None: ...
+    async def rotate_secret(self, product: str, identifier: str) -> views.DeviceWithSecret: ...
+
+    def upload_firmware(
+        self, metadata: views.FirmwareMetadata
+    ) -> AbstractAsyncContextManager[FirmwareUpload]:
+        """Entering checks every rule of the metadata, before a byte is read."""
+
+    async def list_firmware(
+        self, *, product: str | None, q: str, cursor: str | None, limit: int
+    ) -> views.Page[views.FirmwareView]: ...
+    async def get_firmware(self, id: str) -> views.FirmwareView: ...
+    async def firmware_file(self, id: str) -> tuple[views.FirmwareView, Path]: ...
+    async def delete_firmware(self, id: str) -> None: ...
+
+    async def create_batch(self, request: views.CreateBatchRequest) -> views.BatchView: ...
+    async def list_batches(
+        self,
+        *,
+        firmware: str | None,
+        product: str | None,
+        status: str | None,
+        cursor: str | None,
+        limit: int,
+    ) -> views.Page[views.BatchView]: ...
+    async def get_batch(self, id: str) -> views.BatchView: ...
+    async def abort_batch(self, id: str) -> views.BatchView: ...
+    async def list_upgrades(
+        self, batch: str, *, state: str | None, q: str, cursor: str | None, limit: int
+    ) -> views.Page[views.UpgradeView]: ...
+    async def get_upgrade(self, batch: str, identifier: str) -> views.UpgradeDetails: ...

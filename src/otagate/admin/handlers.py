@@ -1,0 +1,115 @@
+"""The operations that are a question to the service and its answer; bulk.py and images.py have the others.
+
+The fields of a list's query are the keyword arguments of the service's method.
+"""
+
+from msgspec.structs import asdict
+
+from otagate.admin import queries
+from otagate.admin.faults import NotReady
+from otagate.admin.operations import Call
+from otagate.gateway import views
+
+NoQuery = queries.NoQuery
+
+
+async def live(call: Call[NoQuery, None]) -> object:
+    return {"status": "live"}
+
+
+async def ready(call: Call[NoQuery, None]) -> object:
+    """503 with the reasons until both listeners accept."""
+    reasons = call.service.ready()
+    if reasons:
+        raise NotReady("The gateway is not ready.", details=reasons)
+    return {"status": "ready"}
+
+
+async def front_page(call: Call[NoQuery, None]) -> None:
+    """Stands where the console will."""
+    text = b"otagate. The API is described at /openapi.json; its token is in the file admin-token.\n"
+    await call.exchange.answer(200, text, [("content-type", "text/plain; charset=utf-8")])
+
+
+# -- products ---------------------------------------------------------------------------------------
+
+
+async def create_product(call: Call[NoQuery, views.CreateProductRequest]) -> views.ProductView:
+    return await call.service.create_product(call.body)
+
+
+async def list_products(call: Call[queries.PageQuery, None]) -> views.Page[views.ProductView]:
+    return await call.service.list_products(**asdict(call.query))
+
+
+async def get_product(call: Call[NoQuery, None]) -> views.ProductView:
+    return await call.service.get_product(call.path["key"])
+
+
+async def delete_product(call: Call[NoQuery, None]) -> None:
+    await call.service.delete_product(call.path["key"])
+
+
+# -- devices ----------------------------------------------------------------------------------------
+
+
+async def list_devices(call: Call[queries.DevicesQuery, None]) -> views.Page[views.DeviceView]:
+    return await call.service.list_devices(call.path["key"], **asdict(call.query))
+
+
+async def get_device(call: Call[NoQuery, None]) -> views.DeviceView:
+    return await call.service.get_device(call.path["key"], call.path["identifier"])
+
+
+async def rename_device(call: Call[NoQuery, views.RenameDeviceRequest]) -> views.DeviceView:
+    return await call.service.rename_device(call.path["key"], call.path["identifier"], call.body)
+
+
+async def delete_device(call: Call[NoQuery, None]) -> None:
+    await call.service.delete_device(call.path["key"], call.path["identifier"])
+
+
+async def rotate_secret(call: Call[NoQuery, None]) -> views.DeviceWithSecret:
+    return await call.service.rotate_secret(call.path["key"], call.path["identifier"])
+
+
+# -- firmware ---------------------------------------------------------------------------------------
+
+
+async def list_firmware(call: Call[queries.FirmwareQuery, None]) -> views.Page[views.FirmwareView]:
+    return await call.service.list_firmware(**asdict(call.query))
+
+
+async def get_firmware(call: Call[NoQuery, None]) -> views.FirmwareView:
+    return await call.service.get_firmware(call.path["id"])
+
+
+async def delete_firmware(call: Call[NoQuery, None]) -> None:
+    await call.service.delete_firmware(call.path["id"])
+
+
+# -- batches ----------------------------------------------------------------------------------------
+
+
+async def create_batch(call: Call[NoQuery, views.CreateBatchRequest]) -> views.BatchView:
+    return await call.service.create_batch(call.body)
+
+
+async def list_batches(call: Call[queries.BatchesQuery, None]) -> views.Page[views.BatchView]:
+    return await call.service.list_batches(**asdict(call.query))
+
+
+async def get_batch(call: Call[NoQuery, None]) -> views.BatchView:
+    return await call.service.get_batch(call.path["id"])
+
+
+async def abort_batch(call: Call[NoQuery, None]) -> views.BatchView:
+    return await call.service.abort_batch(call.path["id"])
+
+
+async def list_upgrades(call: Call[queries.UpgradesQuery, None]) -> views.Page[views.UpgradeView]:
+    return await call.service.list_upgrades(call.path["id"], **asdict(call.query))
+
+
+async def get_upgrade(call: Call[NoQuery, None]) -> views.UpgradeDetails:
+    return await call.service.get_upgrade(call.path["id"], call.path["identifier"])

@@ -1,0 +1,74 @@
+"""What an operation is: one row of the table that routing and the API document are both made of."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from otagate.admin.exchange import Exchange
+from otagate.admin.facade import Service
+from otagate.admin.queries import NoQuery
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+BYTES = "application/octet-stream"
+
+QueryType = TypeVar("QueryType")
+BodyType = TypeVar("BodyType")
+
+
+class Call(Struct, Generic[QueryType, BodyType], frozen=True):
+    """One request, decoded: what a handler is given. `path` holds the path parameters."""
+
+    service: Service
+    exchange: Exchange
+    path: dict[str, str]
+    query: QueryType
+    body: BodyType
+
+
+class Reply(Struct, frozen=True):
+    """A successful answer: `type` is None for one without a body or that is not JSON."""
+
+    status: int
+    description: str
+    type: Any = None
+    media: str = JSON
+
+
+#: A handler returns what its operation's first Reply says, or answers through `call.exchange` itself.
+Handler = Callable[[Call[Any, Any]], Awaitable[object]]
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """A method on a path.
+
+    `query` is the struct of its query parameters; `body` the struct of its JSON body; `streams` the media
+    types that its handler reads from the exchange itself ("*/*": any). `errors` are the statuses of its own;
+    those that follow from its shape (authentication, query, body) are in `error_statuses`.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    replies: tuple[Reply, ...]
+    query: type[Struct] = NoQuery
+    body: type[Struct] | None = None
+    streams: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    errors: tuple[int, ...] = ()
+    public: bool = False
+
+    @property
+    def error_statuses(self) -> list[int]:
+        """Every status but the successful ones that this operation may answer with."""
+        statuses = {400, 422, 500, *self.errors}
+        if not self.public:
+            statuses.add(401)
+        if self.body is not None or self.streams:
+            statuses |= {408, 413}
+        if self.body is not None:
+            statuses.add(415)
+        return sorted(statuses)

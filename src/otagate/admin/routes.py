@@ -1,0 +1,250 @@
+"""The table of operations. Routing (app.py) and the API document (openapi.py) are both made of it."""
+
+from otagate.admin import bulk, handlers, images, queries
+from otagate.admin.operations import BYTES, CSV, NDJSON, Operation, Reply
+from otagate.gateway import views
+
+API = "/api/v1"
+PRODUCT = f"{API}/products/{{key}}"
+DEVICE = f"{PRODUCT}/devices/{{identifier}}"
+FIRMWARE = f"{API}/firmware/{{id}}"
+BATCH = f"{API}/batches/{{id}}"
+
+GONE = Reply(204, "Deleted.")
+
+WITHOUT_TOKEN = (
+    Operation(
+        method="GET",
+        path="/",
+        handler=handlers.front_page,
+        summary="Where to go from here",
+        replies=(Reply(200, "A line of text.", str, "text/plain"),),
+        public=True,
+    ),
+    Operation(
+        method="GET",
+        path="/livez",
+        handler=handlers.live,
+        summary="Whether the process runs",
+        replies=(Reply(200, "It does.", dict[str, str]),),
+        public=True,
+    ),
+    Operation(
+        method="GET",
+        path="/readyz",
+        handler=handlers.ready,
+        summary="Whether both listeners accept",
+        replies=(Reply(200, "They do.", dict[str, str]),),
+        errors=(503,),
+        public=True,
+    ),
+)
+
+PRODUCTS = (
+    Operation(
+        method="POST",
+        path=f"{API}/products",
+        handler=handlers.create_product,
+        summary="Create a product",
+        body=views.CreateProductRequest,
+        replies=(Reply(201, "Created.", views.ProductView),),
+        errors=(409,),
+    ),
+    Operation(
+        method="GET",
+        path=f"{API}/products",
+        handler=handlers.list_products,
+        summary="List products",
+        query=queries.PageQuery,
+        replies=(Reply(200, "A page of products.", views.Page[views.ProductView]),),
+    ),
+    Operation(
+        method="GET",
+        path=PRODUCT,
+        handler=handlers.get_product,
+        summary="Show a product",
+        replies=(Reply(200, "The product.", views.ProductView),),
+        errors=(404,),
+    ),
+    Operation(
+        method="DELETE",
+        path=PRODUCT,
+        handler=handlers.delete_product,
+        summary="Delete a product that has neither devices nor firmware",
+        replies=(GONE,),
+        errors=(404, 409),
+    ),
+)
+
+DEVICES = (
+    Operation(
+        method="POST",
+        path=f"{PRODUCT}/devices",
+        handler=bulk.register,
+        summary="Register one device, or many",
+        body=views.RegisterDeviceRequest,
+        streams=(NDJSON, CSV),
+        replies=(
+            Reply(201, "One device is registered; its secret is shown this once.", views.DeviceWithSecret),
+            Reply(200, "Many were tried: a result a line.", views.RegistrationResult, NDJSON),
+        ),
+        errors=(404, 409, 507),
+    ),
+    Operation(
+        method="GET",
+        path=f"{PRODUCT}/devices",
+        handler=handlers.list_devices,
+        summary="List and search the devices of a product",
+        query=queries.DevicesQuery,
+        replies=(Reply(200, "A page of devices.", views.Page[views.DeviceView]),),
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path=DEVICE,
+        handler=handlers.get_device,
+        summary="Show a device",
+        replies=(Reply(200, "The device.", views.DeviceView),),
+        errors=(404,),
+    ),
+    Operation(
+        method="PATCH",
+        path=DEVICE,
+        handler=handlers.rename_device,
+        summary="Rename a device",
+        body=views.RenameDeviceRequest,
+        replies=(Reply(200, "The device, renamed.", views.DeviceView),),
+        errors=(404,),
+    ),
+    Operation(
+        method="DELETE",
+        path=DEVICE,
+        handler=handlers.delete_device,
+        summary="Delete a device that has no upgrade in progress",
+        replies=(GONE,),
+        errors=(404, 409),
+    ),
+    Operation(
+        method="POST",
+        path=f"{DEVICE}/secret",
+        handler=handlers.rotate_secret,
+        summary="Give a device a new secret and end its session",
+        replies=(Reply(200, "The device with its new secret, shown this once.", views.DeviceWithSecret),),
+        errors=(404,),
+    ),
+)
+
+FIRMWARES = (
+    Operation(
+        method="POST",
+        path=f"{API}/firmware",
+        handler=images.upload,
+        summary="Add a firmware: its bytes are the body, as they are",
+        query=views.FirmwareMetadata,
+        streams=("*/*",),
+        headers=(
+            ("Content-MD5", "MD5 that the bytes must have, in base64 (RFC 1864) or hex."),
+            ("X-Checksum-Sha256", "SHA-256 that the bytes must have, in hex."),
+        ),
+        replies=(Reply(201, "Added.", views.FirmwareView),),
+        errors=(404, 409, 507),
+    ),
+    Operation(
+        method="GET",
+        path=f"{API}/firmware",
+        handler=handlers.list_firmware,
+        summary="List and search firmware",
+        query=queries.FirmwareQuery,
+        replies=(Reply(200, "A page of firmware.", views.Page[views.FirmwareView]),),
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path=FIRMWARE,
+        handler=handlers.get_firmware,
+        summary="Show a firmware",
+        replies=(Reply(200, "The firmware.", views.FirmwareView),),
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path=f"{FIRMWARE}/content",
+        handler=images.download,
+        summary="Download the image of a firmware",
+        headers=(
+            ("Range", "One range of bytes (RFC 9110 section 14.2)."),
+            ("If-Range", "The ETag that the range is of; with another the whole is sent."),
+            ("If-None-Match", "ETags that the client has."),
+        ),
+        replies=(
+            Reply(200, "The image.", media=BYTES),
+            Reply(206, "The range asked for.", media=BYTES),
+            Reply(304, "The client has it."),
+        ),
+        errors=(404, 416),
+    ),
+    Operation(
+        method="DELETE",
+        path=FIRMWARE,
+        handler=handlers.delete_firmware,
+        summary="Delete a firmware that no batch in progress uses",
+        replies=(GONE,),
+        errors=(404, 409),
+    ),
+)
+
+BATCHES = (
+    Operation(
+        method="POST",
+        path=f"{API}/batches",
+        handler=handlers.create_batch,
+        summary="Start a batch upgrade",
+        body=views.CreateBatchRequest,
+        replies=(Reply(201, "Started.", views.BatchView),),
+        errors=(404, 409, 507),
+    ),
+    Operation(
+        method="GET",
+        path=f"{API}/batches",
+        handler=handlers.list_batches,
+        summary="List batches, newest first",
+        query=queries.BatchesQuery,
+        replies=(Reply(200, "A page of batches.", views.Page[views.BatchView]),),
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path=BATCH,
+        handler=handlers.get_batch,
+        summary="Show a batch",
+        replies=(Reply(200, "The batch.", views.BatchView),),
+        errors=(404,),
+    ),
+    Operation(
+        method="POST",
+        path=f"{BATCH}/abort",
+        handler=handlers.abort_batch,
+        summary="Abort a batch in progress",
+        replies=(Reply(200, "The batch, aborted.", views.BatchView),),
+        errors=(404, 409),
+    ),
+    Operation(
+        method="GET",
+        path=f"{BATCH}/devices",
+        handler=handlers.list_upgrades,
+        summary="List the device upgrades of a batch",
+        query=queries.UpgradesQuery,
+        replies=(Reply(200, "A page of device upgrades.", views.Page[views.UpgradeView]),),
+        errors=(404,),
+    ),
+    Operation(
+        method="GET",
+        path=f"{BATCH}/devices/{{identifier}}",
+        handler=handlers.get_upgrade,
+        summary="Show a device upgrade with its timeline",
+        replies=(Reply(200, "The device upgrade.", views.UpgradeDetails),),
+        errors=(404,),
+    ),
+)
+
+OPERATIONS = WITHOUT_TOKEN + PRODUCTS + DEVICES + FIRMWARES + BATCHES

@@ -1,0 +1,87 @@
+"""The admin listener: hypercorn's connections on a socket that the caller has bound.
+
+Shutdown: nothing is accepted any more, idle connections close at once, a running request has
+`limits.admin_graceful_timeout_ms`. A client that stopped reading holds nothing up: its send is cancelled
+then, and TCP_USER_TIMEOUT ends it earlier in a gateway that keeps running.
+"""
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from otagate import limits, logs
+from otagate.admin.app import build
+from otagate.admin.connection import Connection
+from otagate.admin.facade import Service
+
+log = logs.get("admin")
+
+
+async def serve(
+    service: Service,
+    listener_fd: int,
+    *,
+    shutdown_trigger: Callable[[], Awaitable[None]],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve operators until `shutdown_trigger` returns and their requests have ended.
+
+    `listener_fd` is a bound TCP socket; it is taken over and closed at the end. `task_status` is told once it
+    accepts. Raises nothing that a client can cause.
+    """
+    listener = _listener(listener_fd)
+    application: Any = build(service)
+    app = ASGIWrapper(application)
+    config, context = _config(), WorkerContext(None)
+    connections_now = 0
+
+    async def handle(stream: Any) -> None:
+        nonlocal connections_now
+        if connections_now >= limits.admin_connections_max:
+            log.limited("operator_refused", connections=connections_now)
+            return
+        connections_now += 1
+        try:
+            await Connection(app, config, context, ConnectionState({}), stream).handle()
+        finally:
+            connections_now -= 1
+
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+
+            async def accept() -> None:
+                await trio.serve_listeners(handle, [listener], handler_nursery=connections)
+
+            accepting.start_soon(accept)
+            task_status.started()
+            await shutdown_trigger()
+            accepting.cancel_scope.cancel()
+        await context.terminated.set()
+        connections.cancel_scope.deadline = trio.current_time() + limits.admin_graceful_timeout_ms / 1000
+
+
+def _listener(fd: int) -> trio.SocketListener:
+    """The socket, listening; what it is set to here each accepted connection inherits."""
+    sock = socket.socket(fileno=fd)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.admin_tcp_user_timeout_ms)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setblocking(False)
+    sock.listen(limits.admin_connections_max)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _config() -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("otagate.admin")
+    config.include_server_header = False
+    config.h11_max_incomplete_size = limits.admin_head_bytes_max
+    config.keep_alive_timeout = limits.admin_idle_timeout_s
+    return config

@@ -31,6 +31,7 @@ from otagate.store.interface import (
     UndoBatch,
 )
 from otagate.store.snapshot import why_ineligible
+from otagate.store.sweep import Sweep
 from otagate.store.tables import device_key, pair_key, slice_key, u64_key
 from otagate.upgrade.model import BatchStatus, State
 
@@ -111,13 +112,14 @@ def claim_devices(draft: Draft, change: ClaimDevices) -> list[int] | RequestErro
         last_slice = draft.slice_numbers(batch.number, slices - 1)
         assert last_slice is not None
         above = last_slice[-1]
-    get = draft.view.get
-    has_open = draft.open_among()
+    start = above + 1
+    devices = Sweep(draft.view, tables.DEVICES, device_key.pack(product.number, start))
+    has_open = draft.open_among(start)
     claimed: list[int] = []
     for number in change.devices:
         assert number > above, "devices ascend, also from slice to slice"
         above = number
-        value = get(tables.DEVICES, device_key.pack(product.number, number))
+        value = devices.get(device_key.pack(product.number, number))
         if value is None:
             continue
         if why_ineligible(records.unpack_device(value), firmware, has_open(number)) is None:

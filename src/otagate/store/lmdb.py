@@ -23,7 +23,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,6 +40,7 @@ from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome
 from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
+from otagate.store.tables import View
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -189,6 +190,19 @@ def open_tables(environment: lmdb.Environment, path: Path, *, readonly: bool = F
         raise StoreError(f"cannot read the store in {path}: {error}") from error
 
 
+@contextmanager
+def view_folder(data_dir: Path) -> Iterator[View]:
+    """A read transaction over the store of a data folder, also beside the gateway that runs on it."""
+    path = data_dir / "store"
+    environment = open_environment(path, limits.map_bytes, readonly=True)
+    try:
+        handles = open_tables(environment, path, readonly=True)
+        with environment.begin() as txn:
+            yield LmdbTransaction(txn, handles)
+    finally:
+        environment.close()
+
+
 class LmdbStore(Engine):
     """A store in a folder; made by `open_store`."""
 
@@ -225,7 +239,7 @@ class LmdbStore(Engine):
     # -- reads
 
     @contextmanager
-    def view(self) -> Any:
+    def view(self) -> Iterator[View]:
         """One read transaction; py-lmdb keeps the last one to renew, so this costs about 1 µs."""
         with self._environment.begin() as txn:
             yield LmdbTransaction(txn, self._tables)

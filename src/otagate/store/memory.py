@@ -57,7 +57,8 @@ class _Cursor:
         return self._table.items[self.key()]
 
     def iternext(self, keys: bool = True, values: bool = True) -> Iterator[tuple[bytes, bytes]]:
-        for key in self._table.keys[self._place :]:
+        for place in range(self._place, len(self._table.keys)):
+            key = self._table.keys[place]
             yield key, self._table.items[key]
 
     def iterprev(self, keys: bool = True, values: bool = True) -> Iterator[tuple[bytes, bytes]]:

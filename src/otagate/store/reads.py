@@ -138,7 +138,7 @@ def scan_eligible(
     if firmware is None or record is None:
         return DevicePage([], None)
     folded_query = query.casefold()
-    has_open = snapshot.open_among()
+    has_open = snapshot.open_among(after + 1)
     found: list[Device] = []
     start = device_key.pack(record.number, after + 1)
     for key, value in tables.scan(snapshot.view, tables.DEVICES, start, u32_key.pack(record.number)):

@@ -5,12 +5,14 @@ that it has unpacked, because a drain or a commit asks for the same few again an
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import cast
 
 from otagate.store import records, tables
 from otagate.store.interface import Batch, BatchView, Device, Firmware, Upgrade
 from otagate.store.records import ProductRecord
-from otagate.store.tables import View, device_key, pair_key, u64_key
+from otagate.store.sweep import Sweep
+from otagate.store.tables import Cursor, View, device_key, pair_key, u64_key
 from otagate.upgrade.counts import Counts
 from otagate.upgrade.eligibility import Reason, ineligible_reason
 from otagate.upgrade.model import BatchStatus, Cause, Row, State
@@ -28,6 +30,11 @@ class Snapshot:
         self._products: dict[str, ProductRecord | None] = {}
         self._batches: dict[int, Batch | None] = {}
         self._counts: dict[int, Counts] = {}
+
+    @cached_property
+    def _rows(self) -> Cursor:
+        """One cursor for all look-ups of newest rows; it stands nowhere in particular between them."""
+        return self.view.cursor(tables.UPGRADES)
 
     # -- products, devices, firmware
 
@@ -140,13 +147,17 @@ class Snapshot:
 
     def newest_upgrade(self, device: int) -> Upgrade | None:
         """A device's upgrade in its newest batch that is not in creation."""
-        prefix = u64_key.pack(device)
-        for key, value in tables.scan_back(self.view, tables.UPGRADES, pair_key.pack(device + 1, 0), prefix):
-            number = pair_key.unpack(key)[1]
+        cursor = self._rows
+        found = cursor.prev() if cursor.set_range(pair_key.pack(device + 1, 0)) else cursor.last()
+        while found:
+            owner, number = pair_key.unpack(cursor.key())
+            if owner != device:
+                break
             batch = self.batch(number)
             assert batch is not None, f"batch {number} has rows and no record"
             if batch.status != BatchStatus.CREATING:
-                return Upgrade(device, number, self.effective_row(batch, value))
+                return Upgrade(device, number, self.effective_row(batch, cursor.value()))
+            found = cursor.prev()
         return None
 
     def has_open_upgrade(self, device: int) -> bool:
@@ -154,36 +165,23 @@ class Snapshot:
 
         The newest row tells, because nobody is claimed anew before the upgrade before has ended.
         """
-        key = pair_key.pack(device + 1, 0)
-        cursor = self.view.cursor(tables.UPGRADES)
-        if not (cursor.prev() if cursor.set_range(key) else cursor.last()):
+        cursor = self._rows
+        if not (cursor.prev() if cursor.set_range(pair_key.pack(device + 1, 0)) else cursor.last()):
             return False
         number, batch = pair_key.unpack(cursor.key())
         return bool(number == device and self.is_open(batch, cursor.value()))
 
-    def open_among(self) -> Callable[[int], bool]:
-        """`has_open_upgrade` for numbers that ascend from call to call, in one sweep of the rows.
-
-        A seek tells also which device is the next one with rows, and those before it are answered by a
-        comparison: a fleet that was never upgraded costs next to nothing.
-        """
-        cursor = self.view.cursor(tables.UPGRADES)
-        next_with_rows = 0
+    def open_among(self, start: int) -> Callable[[int], bool]:
+        """`has_open_upgrade` for numbers that ascend from call to call, from `start`, in one sweep."""
+        sweep = Sweep(self.view, tables.UPGRADES, pair_key.pack(start, 0))
 
         def has_open(device: int) -> bool:
-            nonlocal next_with_rows
-            if device < next_with_rows:
+            sweep.advance(pair_key.pack(device + 1, 0))
+            newest = sweep.before
+            if newest is None:
                 return False
-            if cursor.set_range(pair_key.pack(device + 1, 0)):
-                next_with_rows = pair_key.unpack(cursor.key())[0]
-                found = cursor.prev()
-            else:
-                next_with_rows = tables.NUMBER_MAX
-                found = cursor.last()
-            if not found:
-                return False
-            number, batch = pair_key.unpack(cursor.key())
-            return bool(number == device and self.is_open(batch, cursor.value()))
+            number, batch = pair_key.unpack(newest[0])
+            return bool(number == device and self.is_open(batch, newest[1]))
 
         return has_open
 

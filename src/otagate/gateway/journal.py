@@ -1,0 +1,167 @@
+"""The journal: every durable change goes through here, in order, many to one fdatasync.
+
+Theory. An *entry* is what must happen together: changes of the store, and what follows once they are on
+the disk (`settle`: acknowledge a device, answer an operator, send an upgrade message). Entries are gathered
+for a few milliseconds, and while a commit is under way the next group gathers behind it; so under load the
+group grows by itself and the rate of fdatasync stays what the disk can do.
+
+Invariants:
+
+1. `settle` runs after the commit of the entry's changes, never before, in the order of submission.
+2. A failed commit ends the process (CommitFailed leaves `run`): no entry of its group or behind it is
+   settled, so nothing was acknowledged that is not on the disk.
+3. A submitted entry is committed even when whoever waits for it is cancelled.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from otagate import limits
+from otagate.errors import RequestError
+from otagate.store.interface import Change, ClaimDevices, Outcome, RegisterDevices, Store, TouchDevices
+
+
+class Entry:
+    """Changes that are committed together, and what follows. Subclasses say what `settle` does.
+
+    `changes` is read when the group is made. `settle` gets one outcome for each change; it must not raise.
+    """
+
+    __slots__ = ("changes",)
+
+    def __init__(self, changes: Sequence[Change] = ()) -> None:
+        self.changes = changes
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """The changes are durable (or refused, each by its outcome)."""
+
+
+class Callback(Entry):
+    """An entry whose settling is one call without arguments."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, changes: Sequence[Change], call: Callable[[], object]) -> None:
+        super().__init__(changes)
+        self._call = call
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """See Entry."""
+        self._call()
+
+
+class _Write(Entry):
+    """An operator's entry: somebody waits for its outcomes."""
+
+    __slots__ = ("done", "outcomes")
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        super().__init__(changes)
+        self.done = trio.Event()
+        self.outcomes: Sequence[Outcome] = ()
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        self.outcomes = outcomes
+        self.done.set()
+
+
+def weight(changes: Sequence[Change]) -> int:
+    """Rows that the changes write, about: what bounds a group, so that no commit grows long."""
+    total = 1
+    for change in changes:
+        if isinstance(change, ClaimDevices | RegisterDevices):
+            total += len(change.devices)
+        elif isinstance(change, TouchDevices):
+            total += len(change.seen)
+    return total
+
+
+class Journal:
+    """Gathers entries and commits them through `store`, the only caller of its `commit`.
+
+    `after_group` runs once after the entries of a group were settled: it lets everything that they sent
+    leave together.
+    """
+
+    def __init__(self, store: Store, after_group: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self._after_group = after_group
+        self._queue: deque[Entry] = deque()
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self._room = trio.Event()
+        self._room.set()
+        self.commits = 0
+        self.entries = 0
+
+    def submit(self, entry: Entry) -> None:
+        """Queue an entry; returns at once. It will be settled after its commit."""
+        self._queue.append(entry)
+        if len(self._queue) == 1:
+            self._wake.set()
+            if self._idle.is_set():
+                self._idle = trio.Event()
+        if len(self._queue) >= limits.journal_entries_max and self._room.is_set():
+            self._room = trio.Event()
+
+    async def write(self, change: Change) -> Any:
+        """Commit one change and return its outcome; raises the RequestError that refuses it."""
+        entry = _Write((change,))
+        self.submit(entry)
+        await entry.done.wait()
+        outcome = entry.outcomes[0]
+        if isinstance(outcome, RequestError):
+            raise outcome
+        return outcome
+
+    def withdraw(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Take the queued entries that `wanted` picks back out, in order (to decide them again)."""
+        taken = [entry for entry in self._queue if wanted(entry)]
+        if taken:
+            self._queue = deque(entry for entry in self._queue if not wanted(entry))
+        return taken
+
+    async def wait_room(self) -> None:
+        """Wait while so much is queued that reading more from devices would only lengthen the queue."""
+        await self._room.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until everything that was submitted has been settled."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit groups for ever. Raises CommitFailed."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            await trio.sleep(limits.commit_gather_ms / 1000)
+            while self._queue:
+                await self._commit_group()
+            if not self._wake.is_set():
+                self._idle.set()
+
+    async def _commit_group(self) -> None:
+        group: list[Entry] = []
+        changes: list[Change] = []
+        rows = 0
+        while self._queue and rows < limits.commit_entries_max:
+            entry = self._queue.popleft()
+            group.append(entry)
+            changes.extend(entry.changes)
+            rows += weight(entry.changes)
+        if len(self._queue) < limits.journal_entries_max and not self._room.is_set():
+            self._room.set()
+        with trio.CancelScope(shield=True):
+            outcomes = await self._store.commit(changes) if changes else []
+        self.commits += 1
+        self.entries += len(group)
+        at = 0
+        for entry in group:
+            count = len(entry.changes)
+            entry.settle(outcomes[at : at + count])
+            at += count
+        self._after_group()

@@ -1,0 +1,274 @@
+"""What logged-in devices say: each message is decoded, given to the rules, and answered.
+
+`receive` handles a message at once when memory has what it needs: the hot path, a progress report of a
+running attempt, is one dictionary lookup, one step, one acknowledgement. What needs a row of the store
+waits until `finish`, which reads them all together; later messages of such a device wait behind it.
+"""
+
+from otagate import logs
+from otagate.gateway.outbox import Outbox
+from otagate.gateway.tables import Presence
+from otagate.gateway.transfers import Download, Transfers
+from otagate.gateway.upgrades import DeviceEntry, Upgrades, number_of
+from otagate.store.interface import Device, ReportVersion, Store, Upgrade
+from otagate.upgrade.events import Acknowledged, AttemptReport, Progress, Result, VersionReported
+from otagate.upgrade.model import RUNNING_STATES, Outcome, Remark, Stage, State
+from otagate.wire import messages
+from otagate.wire.constants import CloseCode, ErrorCode
+
+log = logs.get("reports")
+
+_STAGES = {stage.label: stage for stage in Stage if stage}
+_REMARKS = {remark.label: remark for remark in Remark if remark}
+_OUTCOMES = {outcome.label: outcome for outcome in Outcome}
+
+
+class Reports:
+    """Handles the messages of logged-in devices."""
+
+    def __init__(
+        self,
+        store: Store,
+        presence: Presence,
+        outbox: Outbox,
+        upgrades: Upgrades,
+        transfers: Transfers,
+    ) -> None:
+        self._store = store
+        self._presence = presence
+        self._outbox = outbox
+        self._upgrades = upgrades
+        self._transfers = transfers
+        self._later: dict[int, list[tuple[int, messages.DeviceMessage]]] = {}
+        self._versions: dict[int, str] = {}  # reported, not yet committed
+
+    def receive(self, device: int, conn: int, payload: bytes) -> None:
+        """Handle one message of the device's session, now or in `finish`."""
+        try:
+            message = messages.decode_device_message(payload)
+        except messages.BrokenMessage as error:
+            self._outbox.send(conn, messages.Error(code=ErrorCode.BAD_MESSAGE, message=str(error)))
+            self._outbox.close(conn, CloseCode.INVALID_DATA)
+            log.limited("broken_message", device=device, error=str(error))
+            return
+        except messages.BadMessage as error:
+            refusal = self.bad_message(error)
+            self._upgrades.after_pending(device, lambda: self._outbox.send(conn, refusal))
+            return
+        if type(message) is messages.Progress and device not in self._later:
+            upgrade = self._upgrades.rows.get(device)
+            if upgrade is not None and message.batch == f"b{upgrade.batch}":
+                event = Progress(message.attempt, _STAGES[message.stage], message.percent)
+                self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+                return
+        self._later.setdefault(device, []).append((conn, message))
+
+    async def finish(self) -> None:
+        """Handle what waits for the store: one read for all rows that memory lacks."""
+        if not self._later:
+            return
+        later, self._later = self._later, {}
+        devices = list(later)
+        newest = await self._upgrades.newest(devices)
+        for device, upgrade in zip(devices, newest, strict=True):
+            for conn, message in later[device]:
+                if self._presence.get(device) != conn:
+                    continue
+                newer = self._upgrades.rows.get(device)
+                if newer is not None:
+                    upgrade = newer
+                await self._handle(device, conn, message, upgrade)
+
+    async def _handle(
+        self, device: int, conn: int, message: messages.DeviceMessage, newest: Upgrade | None
+    ) -> None:
+        if isinstance(message, messages.Received):
+            await self._report(device, conn, message, newest, Acknowledged(message.attempt))
+        elif isinstance(message, messages.Progress):
+            event = Progress(message.attempt, _STAGES[message.stage], message.percent)
+            await self._report(device, conn, message, newest, event)
+        elif isinstance(message, messages.Result):
+            await self._result(device, conn, message, newest)
+        elif isinstance(message, messages.Fetch):
+            self._fetch(device, conn, message, newest)
+        elif isinstance(message, messages.Stop):
+            self._transfers.stop(device, conn, message.transfer)
+            self._acknowledge(device, conn, message.id)
+        elif isinstance(message, messages.Version):
+            record = (await self._store.devices_by_number([device]))[0]
+            if record is not None:
+                await self.report_version(device, message.version, record, conn=conn, answer=message.id)
+        elif isinstance(message, messages.Check):
+            self._check(device, conn, message)
+        else:
+            refusal = messages.Error(id=message.id, code=ErrorCode.CONFLICT, message="already logged in")
+            self._upgrades.after_pending(device, lambda: self._outbox.send(conn, refusal))
+
+    # -- reports of an attempt -------------------------------------------------------------------
+
+    async def _report(
+        self,
+        device: int,
+        conn: int,
+        message: messages.Received | messages.Progress | messages.Result,
+        newest: Upgrade | None,
+        event: AttemptReport,
+    ) -> None:
+        number = number_of(message.batch)
+        upgrade = newest
+        if upgrade is None or upgrade.batch != number:
+            upgrade = await self._upgrades.of_batch(device, number) if number else None
+        if upgrade is None or not self._upgrades.known(upgrade) or not self._was_given(upgrade):
+            refusal = messages.Error(
+                id=message.id,
+                code=ErrorCode.NOT_FOUND,
+                message="this batch was never given to this device",
+                field="batch",
+            )
+            self._upgrades.after_pending(device, lambda: self._outbox.send(conn, refusal))
+            return
+        if newest is not None and upgrade.batch != newest.batch:
+            self._upgrades.answer_over(upgrade, event, conn=conn, answer=message.id)
+        else:
+            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+            self._upgrades.release(device)
+
+    @staticmethod
+    def _was_given(upgrade: Upgrade) -> bool:
+        return upgrade.row.attempt > 0
+
+    async def _result(self, device: int, conn: int, message: messages.Result, newest: Upgrade | None) -> None:
+        known = ""
+        if message.version is not None:
+            record = (await self._store.devices_by_number([device]))[0]
+            known = self.known_version(device, record)
+            self._record_version(device, message.version, known, conn)
+            if newest is not None and newest.batch != number_of(message.batch) and not newest.row.ended:
+                # the version counts for what runs now, whichever batch the result is about
+                self._upgrades.decide(newest, VersionReported(message.version, known), conn=conn, epoch=conn)
+        event = Result(
+            attempt=message.attempt,
+            outcome=_OUTCOMES[message.outcome],
+            reason=_REMARKS[message.reason] if message.reason else Remark.NONE,
+            detail=message.detail or "",
+            version=message.version or "",
+            known_version=known,
+        )
+        await self._report(device, conn, message, newest, event)
+
+    # -- versions --------------------------------------------------------------------------------
+
+    def known_version(self, device: int, record: Device | None) -> str:
+        """The version reported last, pending included; "" if none ever was."""
+        return self._versions.get(device) or (record.version if record is not None else None) or ""
+
+    def _record_version(self, device: int, version: str, known: str, conn: int) -> None:
+        """Make the device's reported version durable, if it is news."""
+        if version == known:
+            return
+        self._versions[device] = version
+
+        def committed() -> None:
+            if self._versions.get(device) == version:
+                del self._versions[device]
+
+        change = ReportVersion(device, version, self._upgrades.clock.now_ms(), conn)
+        entry = DeviceEntry(self._upgrades, device, (change,))
+        entry.followers.append(committed)
+        self._upgrades.submit(entry)
+
+    async def report_version(
+        self, device: int, version: str, record: Device, *, conn: int, answer: str | None
+    ) -> None:
+        """A version reported at login or alone: for the device's record, and for its newest upgrade.
+
+        `answer`: the id of the message, acknowledged when all of it is durable; None at login.
+        """
+        known = self.known_version(device, record)
+        self._record_version(device, version, known, conn)
+        upgrade = (await self._upgrades.newest([device]))[0]
+        if upgrade is not None and self._upgrades.known(upgrade):
+            self._upgrades.decide(upgrade, VersionReported(version, known), conn=conn, epoch=conn)
+            self._upgrades.release(device)
+        self._acknowledge(device, conn, answer)
+
+    def _acknowledge(self, device: int, conn: int, answer: str | None) -> None:
+        """Acknowledge behind everything of this device that waits for a commit."""
+        if answer is None:
+            return
+
+        def acknowledge() -> None:
+            if self._presence.get(device) == conn:
+                self._outbox.send(conn, messages.Ack(id=answer))
+
+        self._upgrades.after_pending(device, acknowledge)
+
+    # -- downloads -------------------------------------------------------------------------------
+
+    def _fetch(self, device: int, conn: int, message: messages.Fetch, newest: Upgrade | None) -> None:
+        upgrade = newest
+        batch = self._upgrades.batches.get(upgrade.batch) if upgrade is not None else None
+        if (
+            upgrade is None
+            or batch is None
+            or batch.ended
+            or upgrade.row.state not in RUNNING_STATES
+            or batch.record.firmware_id != message.firmware
+        ):
+            self._refuse_fetch(
+                device, conn, message, ErrorCode.NOT_FOUND, "no running upgrade to this firmware"
+            )
+            return
+        record = batch.record
+        if message.offset >= record.firmware_size:
+            text = f"offset must be below the size, {record.firmware_size}"
+            self._refuse_fetch(device, conn, message, ErrorCode.BAD_MESSAGE, text, "offset")
+            return
+        end = record.firmware_size
+        if message.length is not None:
+            end = min(end, message.offset + message.length)
+        attempt = upgrade.row.attempt
+        if upgrade.row.state == State.PUSHED:
+            # who fetches has read the upgrade message
+            event = Acknowledged(attempt)
+            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+        else:
+            self._acknowledge(device, conn, message.id)
+        download = Download(device, conn, message.transfer, upgrade.batch, attempt)
+        chunk_bytes = message.chunk_size
+        self._transfers.begin(
+            download, record.firmware_sha256, record.firmware_size, message.offset, end, chunk_bytes
+        )
+
+    def _refuse_fetch(
+        self,
+        device: int,
+        conn: int,
+        message: messages.Fetch,
+        code: ErrorCode,
+        text: str,
+        field: str | None = None,
+    ) -> None:
+        refusal = messages.Error(
+            id=message.id, code=code, message=text, field=field, transfer=message.transfer
+        )
+        self._upgrades.after_pending(device, lambda: self._outbox.send(conn, refusal))
+
+    # -- the rest --------------------------------------------------------------------------------
+
+    def _check(self, device: int, conn: int, message: messages.Check) -> None:
+        def answer() -> None:
+            if self._presence.get(device) != conn:
+                return
+            sent = self._upgrades.send_upgrade(device, message.id, delivery=False)
+            if not sent and message.id is not None:
+                self._outbox.send(conn, messages.Ack(id=message.id))
+
+        self._upgrades.after_pending(device, answer)
+
+    @staticmethod
+    def bad_message(error: messages.BadMessage) -> messages.Error:
+        """The answer to a well-formed message that breaks the protocol."""
+        return messages.Error(
+            id=error.id, code=ErrorCode.BAD_MESSAGE, message=error.message, field=error.field
+        )

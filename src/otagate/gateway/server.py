@@ -1,0 +1,327 @@
+"""The gateway: wires the rooms together, pumps the plane, starts and drains.
+
+The pump is the one task that reads devices: it waits until the plane has something or a deadline comes,
+drains a batch of events, has them handled, does what is due, and hands the answers back. Commits settle in
+the journal's task, pushes are decided in dispatch's; both put their commands through the same outbox.
+
+Starting: open the store, sweep the images, take up the batches, then listen. Stopping (SIGTERM): stop
+accepting, say goodbye to every device, let what was read be answered, close the store; bounded by
+`drain_timeout_s`, and cut short by a second SIGTERM.
+"""
+
+import hashlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from otagate import limits, logs, plane
+from otagate.config import Address, Configuration
+from otagate.errors import ConfigurationError, StoreError
+from otagate.gateway.batches import Batches
+from otagate.gateway.clock import Clock
+from otagate.gateway.deadlines import Deadlines
+from otagate.gateway.dispatch import Dispatch
+from otagate.gateway.journal import Journal
+from otagate.gateway.outbox import Outbox
+from otagate.gateway.service import Service
+from otagate.gateway.sessions import Sessions
+from otagate.gateway.tables import Presence
+from otagate.gateway.transfers import Transfers
+from otagate.gateway.upgrades import Upgrades
+from otagate.store.blobs import Blobs
+from otagate.store.interface import PutSetting, Store
+from otagate.store.lmdb import open_store
+from otagate.wire import messages
+
+log = logs.get("gateway")
+
+TOKEN_SETTING = "admin_token_sha256"  # noqa: S105 - a name, no secret
+TOKEN_FILE = "admin-token"  # noqa: S105
+GOODBYE_SLICE = 1_000
+
+WaitReady = Callable[[], Awaitable[None]]
+ServeAdmin = Callable[..., Awaitable[Any]]
+
+
+class Gateway:
+    """The rooms of one gateway, wired. `plane_face` is a plane; a simulated one in tests."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        store: Store,
+        plane_face: "plane.Plane",
+        clock: Clock,
+        path_of: Callable[[str], Path],
+        nursery: trio.Nursery,
+    ) -> None:
+        self.configuration = configuration
+        self.store = store
+        self.plane = plane_face
+        self.clock = clock
+        self.nursery = nursery
+        self.presence = Presence()
+        self.outbox = Outbox(plane_face)
+        self.journal = Journal(store, self._group_settled)
+        self.upgrades = Upgrades(store, self.journal, self.presence, self.outbox, clock)
+        self.upgrades.acknowledge_timeout_ms = configuration.upgrade.acknowledge_timeout_s * 1000
+        self.upgrades.chunk_bytes = configuration.device.chunk_bytes
+        self.dispatch = Dispatch(self.upgrades, configuration.device.pushes_max)
+        self.transfers = Transfers(self.outbox, path_of, nursery)
+        self.batches = Batches(store, self.journal, self.upgrades, self.dispatch, nursery)
+        self.sessions = Sessions(
+            store,
+            self.journal,
+            self.presence,
+            self.outbox,
+            self.upgrades,
+            self.dispatch,
+            self.transfers,
+            heartbeat_s=configuration.device.heartbeat_s,
+        )
+        self.deadlines = Deadlines(self.upgrades, self.dispatch)
+        self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
+        self.upgrades.on_stop_transfer = self.transfers.stop_attempt
+        self.upgrades.on_batch_completed = lambda batch: self.batches.image_maybe_unused(
+            batch.firmware_sha256
+        )
+        self.batches.on_image_unused = self.transfers.forget_image
+        self.listening = False
+        self.draining = False
+
+    def _group_settled(self) -> None:
+        self.upgrades.group_settled()
+        self.outbox.flush()
+
+    async def take_up(self) -> None:
+        """Rebuild memory from the store. Before the first device is read."""
+        grace_ms = self.configuration.upgrade.restart_grace_s * 1000
+        await self.batches.take_up(self.clock.now_ms(), grace_ms)
+
+    async def run(self, wait_ready: WaitReady | None = None) -> None:
+        """Work until cancelled. Raises CommitFailed. `wait_ready` waits for the plane's descriptor."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.journal.run)
+            nursery.start_soon(self.dispatch.run)
+            nursery.start_soon(self._pump, wait_ready or self._wait_readable)
+
+    async def _wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self.plane.fileno())
+
+    async def _pump(self, wait_ready: WaitReady) -> None:
+        while True:
+            await self.journal.wait_room()
+            wait_s = (self.deadlines.next_ms() - self.clock.now_ms()) / 1000
+            if self.plane.pending:
+                await trio.lowlevel.checkpoint()
+            elif wait_s > 0:
+                with trio.move_on_after(wait_s):
+                    await wait_ready()
+            else:
+                await trio.lowlevel.checkpoint()
+            await self.sessions.handle(self.plane.drain())
+            # the answers of this drain leave together, before anything slower is begun
+            self.outbox.flush()
+            if self.clock.now_ms() >= self.deadlines.next_ms():
+                await self.deadlines.tick()
+                self.outbox.flush()
+
+    # -- asked by the service --------------------------------------------------------------------
+
+    def not_ready(self) -> list[str]:
+        """Why no traffic should be sent here; empty when ready."""
+        reasons = []
+        if not self.listening:
+            reasons.append("not listening yet")
+        if self.draining:
+            reasons.append("draining")
+        return reasons
+
+    def end_session(self, device: int, code: int, reason: bytes) -> None:
+        """Close the device's live session, if it has one."""
+        self.sessions.end_session(device, code, reason)
+        self.outbox.flush()
+
+    def seen_ms(self, device: int) -> int:
+        """When the last frame of an online device arrived, UTC ms."""
+        ago_ms = self.plane.last_seen_ms(self.presence.get(device))
+        return self.clock.now_ms() - max(ago_ms, 0)
+
+    # -- stopping --------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Say goodbye to every device, let everything that was read be answered, write what is in memory."""
+        self.draining = True
+        self.plane.unlisten()
+        goodbye = messages.encode(
+            messages.Goodbye(retry_after_s=self.configuration.device.goodbye_retry_after_s)
+        )
+        online = self.presence.items()
+        for at in range(0, len(online), GOODBYE_SLICE):
+            for _, conn in online[at : at + GOODBYE_SLICE]:
+                self.outbox.send_encoded(conn, goodbye)
+                self.outbox.close(conn, 0)
+            self.outbox.flush()
+            await trio.lowlevel.checkpoint()
+        await self.sessions.wait_none()
+        self.sessions.flush_last_seen(self.clock.now_ms(), all_of_them=True)
+        self.upgrades.flush_progress()
+        await self.journal.wait_idle()
+
+
+# -- the process -------------------------------------------------------------------------------------
+
+
+def listen(address: Address, backlog: int = 4096) -> socket.socket:
+    """A listening, non-blocking TCP socket. ConfigurationError names the address that cannot be had."""
+    try:
+        info = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(info[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(info[4])
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return listener
+
+
+async def admin_token_sha256(journal: Journal, store: Store, data_dir: Path) -> bytes:
+    """The hash of the admin token; the first start makes one and leaves it in DATA/admin-token (0600)."""
+    known = await store.get_setting(TOKEN_SETTING)
+    if known is not None:
+        return known
+    token = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(token.encode()).digest()
+    path = data_dir / TOKEN_FILE
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)  # the file may have stood there with other rights
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+    # only now the hash: a crash in between makes another token, never a hash whose token nobody has
+    await journal.write(PutSetting(TOKEN_SETTING, digest))
+    log.info("admin_token_made", file=str(path))
+    return digest
+
+
+async def serve(
+    configuration: Configuration,
+    serve_admin: ServeAdmin,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT. Raises ConfigurationError, StoreError.
+
+    `serve_admin` is admin.server.serve: admin stands above this room, so it is handed in. `task_status` is
+    told when both listeners accept.
+    """
+    store = open_store(configuration.data.dir, map_bytes=configuration.data.map_bytes)
+    try:
+        await _serve(configuration, store, serve_admin, task_status)
+    finally:
+        await store.close()
+
+
+async def _serve(
+    configuration: Configuration,
+    store: Store,
+    serve_admin: ServeAdmin,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    data_dir = configuration.data.dir
+    async with trio.open_nursery() as nursery:
+        blobs = Blobs(data_dir, configuration.data.disk_free_min)
+        await blobs.open()
+        await blobs.sweep(await store.images())
+        device_listener = listen(configuration.device.listen)
+        admin_listener = listen(configuration.admin.listen)
+        _set_user_timeout(admin_listener)
+        clock = Clock(await store.newest_time_ms())
+        device_plane = make_plane(configuration)
+        gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery)
+        await gateway.take_up()
+        nursery.start_soon(gateway.run)
+        token = await admin_token_sha256(gateway.journal, store, data_dir)
+        service = Service(gateway, blobs, token)
+        stopping = trio.Event()
+        await nursery.start(
+            partial(serve_admin, service, admin_listener.fileno(), shutdown_trigger=stopping.wait)
+        )
+        device_plane.listen(device_listener.fileno())
+        gateway.listening = True
+        log.info(
+            "serving",
+            devices=_name(device_listener),
+            admin=_name(admin_listener),
+            data=str(data_dir),
+            batches=len(gateway.upgrades.batches),
+        )
+        task_status.started()
+        await _wait_signal(nursery)
+        log.info("draining", sessions=len(gateway.presence))
+        device_listener.close()
+        with trio.move_on_after(configuration.admin.drain_timeout_s) as bound:
+            stopping.set()
+            await gateway.drain()
+        log.info("stopped", complete=not bound.cancelled_caught)
+        nursery.cancel_scope.cancel()
+        device_plane.close()
+        admin_listener.close()
+
+
+def make_plane(configuration: Configuration) -> "plane.Plane":
+    """A plane with the bounds of the configuration."""
+    device = configuration.device
+    return plane.Plane(
+        connections_max=device.connections_max,
+        transfers_max=device.transfers_max,
+        heartbeat_timeout_ms=int(limits.heartbeats_missed * device.heartbeat_s * 1000),
+        handshake_timeout_ms=device.handshake_timeout_s * 1000,
+        hello_timeout_ms=device.hello_timeout_s * 1000,
+        write_stall_timeout_ms=device.write_stall_timeout_s * 1000,
+        http_head_bytes_max=device.http_head_bytes_max,
+        hello_bytes_max=device.hello_bytes_max,
+        message_bytes_max=device.message_bytes_max,
+    )
+
+
+async def _wait_signal(nursery: trio.Nursery) -> None:
+    """Return at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    ready = trio.Event()
+
+    async def listen_to_signals() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            count = 0
+            async for number in signals:
+                count += 1
+                if count == 1:
+                    ready.set()
+                else:
+                    log.warning("stopped_at_once", signal=signal.Signals(number).name)
+                    os._exit(128 + number)
+
+    nursery.start_soon(listen_to_signals)
+    await ready.wait()
+
+
+def _set_user_timeout(listener: socket.socket) -> None:
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.admin_tcp_user_timeout_ms)
+
+
+def _name(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

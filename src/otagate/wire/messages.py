@@ -67,7 +67,7 @@ Detail = Annotated[
     str, Meta(max_length=limits.detail_chars_max, description=f"at most {limits.detail_chars_max} characters")
 ]
 Words = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
-Word = Annotated[str, Meta(pattern=r"^[a-z_]{1,32}\Z", description="1-32 of `a-z _`")]
+Word = Annotated[str, Meta(pattern=r"^[0-9a-z_]{1,32}\Z", description="1-32 of `0-9 a-z _`")]
 Protocols = Annotated[list[Count], Meta(max_length=16, description="a list of integers")]
 Policy = Annotated[Literal["standard", "silent"], Meta(description="`standard` or `silent`")]
 Stage = Annotated[
@@ -259,7 +259,7 @@ class Upgrade(AttemptMessage, frozen=True, gc=False, omit_defaults=True, tag="up
     goes on.
 
     policy: `standard`: at once; `silent`: the device chooses when, and neither fetches nor reports before
-    firmware: an object; its `chunk_size` is a suggestion
+    firmware: see below; its `chunk_size` is a suggestion
     timeout_s: from the first report or chunk of the attempt to its end
     expires_at: Unix seconds; the end of the batch's validity
     """

@@ -41,11 +41,11 @@ TRANSITIONED = Transitioned()
 
 
 def _no_batch(number: int) -> NotFound:
-    return NotFound(f"There is no batch {tables.id_of_number('b', number)}.")
+    return NotFound(f"there is no batch {tables.id_of_number('b', number)}")
 
 
 def _not_creating(batch: Batch) -> Conflict:
-    return Conflict(f"The batch {batch.id} is not in creation.")
+    return Conflict(f"the batch {batch.id} is not in creation")
 
 
 def _use_key(batch: Batch) -> bytes:
@@ -61,7 +61,7 @@ def _use_key(batch: Batch) -> bytes:
 def begin_batch(draft: Draft, change: BeginBatch) -> Batch | RequestError:
     firmware = draft.firmware(change.firmware)
     if firmware is None:
-        return NotFound(f"There is no firmware {change.firmware}.", field="firmware")
+        return NotFound(f"there is no firmware {change.firmware}", field="firmware")
     product = draft.product(firmware.product)
     assert product is not None, "a product with firmware cannot be deleted"
     draft.saw_time(change.at_ms)
@@ -142,7 +142,7 @@ def open_batch(draft: Draft, change: OpenBatch) -> BatchView | RequestError:
     if batch.status != BatchStatus.CREATING:
         return _not_creating(batch)
     if not draft.counts(batch.number).total:
-        return Invalid("No device is eligible.", field="devices")
+        return Invalid("no device is eligible", field="devices")
     draft.saw_time(change.at_ms)
     batch = replace(
         batch,
@@ -191,9 +191,9 @@ def end_batch(draft: Draft, change: EndBatch) -> BatchView | RequestError:
     if batch is None:
         return _no_batch(change.batch)
     if batch.status == BatchStatus.CREATING:
-        return Conflict(f"The batch {batch.id} is still in creation.")
+        return Conflict(f"the batch {batch.id} is still in creation")
     if batch.status != BatchStatus.IN_PROGRESS:
-        return Conflict(f"The batch {batch.id} has already ended.")
+        return Conflict(f"the batch {batch.id} has already ended")
     draft.saw_time(change.at_ms)
     batch = replace(batch, status=BatchStatus.ABORTED, ended_at_ms=change.at_ms, ended_by=change.by)
     draft.put_batch(batch)
@@ -210,7 +210,7 @@ def rewrite_slice(draft: Draft, change: RewriteSlice) -> bool | RequestError:
     if batch is None:
         return _no_batch(change.batch)
     if batch.status in (BatchStatus.CREATING, BatchStatus.IN_PROGRESS):
-        return Conflict(f"The batch {batch.id} has not ended.")
+        return Conflict(f"the batch {batch.id} has not ended")
     progress = draft.progress(batch.number)
     if progress is None:
         return False  # completed, or all its slices are rewritten

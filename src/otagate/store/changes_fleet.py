@@ -36,11 +36,11 @@ FIRMWARE_NUMBERS = b"firmware"
 
 
 def _no_product(key: str) -> NotFound:
-    return NotFound(f"There is no product {key}.", field="product")
+    return NotFound(f"there is no product {key}", field="product")
 
 
 def _no_device(product: str, identifier: str) -> NotFound:
-    return NotFound(f"There is no device {identifier} in product {product}.")
+    return NotFound(f"there is no device {identifier} in product {product}")
 
 
 # -- products -------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def _no_device(product: str, identifier: str) -> NotFound:
 
 def create_product(draft: Draft, change: CreateProduct) -> Product | RequestError:
     if draft.product(change.key) is not None:
-        return Conflict(f"The product key {change.key} is already taken.", field="key")
+        return Conflict(f"the product key {change.key} is already taken", field="key")
     draft.saw_time(change.at_ms)
     number = draft.number(PRODUCT_NUMBERS)
     record = ProductRecord(number, change.key, change.name, change.auth, change.at_ms)
@@ -62,7 +62,7 @@ def delete_product(draft: Draft, change: DeleteProduct) -> RequestError | None:
         return _no_product(change.key)
     if record.devices or record.firmware:
         has = f"{record.devices} devices and {record.firmware} firmware"
-        return Conflict(f"The product {change.key} still has {has}.")
+        return Conflict(f"the product {change.key} still has {has}")
     draft.delete_product(record)
     return None
 
@@ -86,7 +86,7 @@ def register_devices(draft: Draft, change: RegisterDevices) -> list[Device | Req
         identifier = new.identifier
         name_key = prefix + identifier.encode()
         if identifier in taken or get(tables.NAMES, name_key) is not None:
-            outcomes.append(Conflict(f"The identifier {identifier} is already taken.", field="identifier"))
+            outcomes.append(Conflict(f"the identifier {identifier} is already taken", field="identifier"))
             continue
         taken.add(identifier)
         number = draft.number(DEVICE_NUMBERS)
@@ -138,7 +138,7 @@ def delete_device(draft: Draft, change: DeleteDevice) -> Device | RequestError:
         return _no_device(change.product, change.identifier)
     record, device = found
     if draft.has_open_upgrade(device.number):
-        return Conflict(f"The device {change.identifier} has an upgrade that has not ended.")
+        return Conflict(f"the device {change.identifier} has an upgrade that has not ended")
     transaction = draft.transaction
     key = device_key.pack(record.number, device.number)
     transaction.delete(tables.DEVICES, key)
@@ -164,7 +164,7 @@ def report_version(draft: Draft, change: ReportVersion) -> Device | RequestError
     product = _owner(draft, change.device)
     device = None if product is None else draft.device_of(product, change.device)
     if product is None or device is None:
-        return NotFound(f"There is no device number {change.device} any more.")
+        return NotFound(f"there is no device number {change.device} any more")
     draft.saw_time(change.at_ms)
     seen_ms = max(device.last_seen_ms or 0, change.at_ms)
     return _put_device(
@@ -188,14 +188,14 @@ def _refuse_firmware(
     draft: Draft, change: AddFirmware, record: ProductRecord, name_key: bytes, version_key: bytes
 ) -> RequestError | None:
     if draft.view.get(tables.FIRMWARE_NAMES, name_key) is not None:
-        return Conflict(f"The firmware name {change.name} is already taken.", field="name")
+        return Conflict(f"the firmware name {change.name} is already taken", field="name")
     if draft.view.get(tables.FIRMWARE_VERSIONS, version_key) is not None:
         return Conflict(
-            f"The product {change.product} already has firmware of version {change.version}.", field="version"
+            f"the product {change.product} already has firmware of version {change.version}", field="version"
         )
     if record.firmware >= limits.firmware_per_product_max:
         return Invalid(
-            f"The product {change.product} already has {record.firmware} firmware, which is the most.",
+            f"the product {change.product} already has {record.firmware} firmware, which is the most",
             field="product",
         )
     return None
@@ -249,13 +249,13 @@ def _count_image(draft: Draft, sha256: str, step: int) -> int:
 def delete_firmware(draft: Draft, change: DeleteFirmware) -> DeletedFirmware | RequestError:
     firmware = draft.firmware(change.id)
     if firmware is None:
-        return NotFound(f"There is no firmware {change.id}.")
+        return NotFound(f"there is no firmware {change.id}")
     number = tables.number_of_id("f", change.id)
     assert number is not None
     uses = tables.scan(draft.view, tables.FIRMWARE_USES, u64_key.pack(number), u64_key.pack(number))
     for key, _ in uses:
         batch = tables.id_of_number("b", pair_key.unpack(key)[1])
-        return Conflict(f"The firmware {firmware.name} is in use by batch {batch}.")
+        return Conflict(f"the firmware {firmware.name} is in use by batch {batch}")
     record = draft.product(firmware.product)
     assert record is not None, "a product with firmware cannot be deleted"
     draft.transaction.delete(tables.FIRMWARE, u64_key.pack(number))

@@ -238,16 +238,15 @@ def main(arguments: list[str]) -> int:
     from otagate.store.lmdb import view_folder
 
     if len(arguments) != 1:
-        print("usage: python -m otagate.store.check DATA", file=sys.stderr)
+        sys.stderr.write("usage: python -m otagate.store.check DATA\n")
         return 2
     try:
         with view_folder(Path(arguments[0])) as view:
             found = check(view)
     except StoreError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 2
-    for finding in found:
-        print(finding)
+    sys.stdout.writelines(f"{finding}\n" for finding in found)
     return 1 if found else 0
 
 

@@ -106,6 +106,11 @@ class Engine:
         with self.view() as view:
             return reads.newest_time_ms(Snapshot(view))
 
+    async def image_used(self, sha256: str) -> bool:
+        """Whether a firmware record names these bytes."""
+        with self.view() as view:
+            return reads.image_used(Snapshot(view), sha256)
+
     async def count_devices(self, product: str) -> int:
         """How many devices a product has."""
         with self.view() as view:

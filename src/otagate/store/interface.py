@@ -452,6 +452,10 @@ class Store(Protocol):
 
     async def get_setting(self, name: str) -> bytes | None: ...
 
+    async def image_used(self, sha256: str) -> bool:
+        """Whether a firmware record names these bytes: asked by blobs before it unlinks them."""
+        ...
+
     # scans
     async def list_products(self) -> list[Product]: ...
 

@@ -18,7 +18,6 @@ overwrite each other's decisions though LMDB kept the pages whole.
 """
 
 import fcntl
-import logging
 import os
 import queue
 import sys
@@ -32,7 +31,7 @@ import lmdb
 import outcome
 import trio
 
-from otagate import limits
+from otagate import limits, logs
 from otagate.errors import CommitFailed, SchemaTooNew, StoreError
 from otagate.store import changes as rules
 from otagate.store import tables
@@ -42,7 +41,7 @@ from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
 from otagate.store.tables import View
 
-log = logging.getLogger(__name__)
+log = logs.get("store")
 T = TypeVar("T")
 
 READERS_MAX = 126  # slots of the lock file; we use SCAN_THREADS + 1, tools that look in use one each
@@ -126,7 +125,7 @@ class _Reserve:
         """Give the room away if there is hardly any other."""
         if self._path.exists() and self._free() < self._size:
             self._path.unlink()
-            log.warning("the disk is full: freed %s so that the store opens", self._path)
+            log.warning("disk_full", freed=str(self._path))
 
     def keep(self) -> None:
         """Take the room (again) when there is enough of it."""
@@ -137,7 +136,7 @@ class _Reserve:
             os.posix_fallocate(descriptor, 0, self._size)
         except OSError as error:
             self._path.unlink()
-            log.warning("cannot keep %s: %s", self._path, error.strerror)
+            log.warning("reserve_not_kept", path=str(self._path), error=error)
         finally:
             os.close(descriptor)
 
@@ -307,7 +306,7 @@ class _Job:
         try:
             self._token.run_sync_soon(trio.lowlevel.reschedule, self._task, result)
         except trio.RunFinishedError:
-            log.warning("a commit ended after the loop")
+            log.warning("commit_after_loop")
 
 
 def _cannot_be_cancelled(_: object) -> trio.lowlevel.Abort:

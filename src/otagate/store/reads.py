@@ -91,6 +91,10 @@ def get_setting(snapshot: Snapshot, name: str) -> bytes | None:
     return snapshot.view.get(tables.SETTINGS, name.encode())
 
 
+def image_used(snapshot: Snapshot, sha256: str) -> bool:
+    return snapshot.view.get(tables.IMAGES, bytes.fromhex(sha256)) is not None
+
+
 def newest_time_ms(snapshot: Snapshot) -> int:
     value = snapshot.view.get(tables.META, tables.NEWEST_TIME_KEY)
     return 0 if value is None else int(u64_key.unpack(value)[0])

@@ -179,15 +179,15 @@ def check_floors(tree: list[Source]) -> list[str]:
 
 
 def check_translation(tree: list[Source]) -> list[str]:
-    """The messages of wire and the events of upgrade meet where they are translated, and nowhere else."""
+    """Messages of wire and events or effects of upgrade meet where they are translated, and nowhere else."""
     modules = {source.module for source in tree}
-    return [
-        f"{source.path}: imports both wire and upgrade"
-        for source in tree
-        if source.module not in TRANSLATORS
-        and source.room not in WIRING
-        and {"wire", "upgrade"} <= {room_of(target) for target in imports(source, modules)}
-    ]
+    rules = {"otagate.upgrade.events", "otagate.upgrade.effects"}
+    found = []
+    for source in tree:
+        targets = imports(source, modules | rules | {"otagate.wire.messages"})
+        if "otagate.wire.messages" in targets and targets & rules and source.module not in TRANSLATORS:
+            found.append(f"{source.path}: imports both messages and {', '.join(sorted(targets & rules))}")
+    return found
 
 
 def check_circles(tree: list[Source]) -> list[str]:
@@ -436,10 +436,11 @@ def test_floors_let_pass_what_is_right() -> None:
 
 
 def test_translation_bites() -> None:
-    both = "from otagate.wire import messages\nfrom otagate.upgrade import model"
+    both = "from otagate.wire import messages\nfrom otagate.upgrade.events import Progress"
     assert check_translation(sample(gateway__dispatch=both)) == [
-        "otagate/gateway/dispatch.py: imports both wire and upgrade"
+        "otagate/gateway/dispatch.py: imports both messages and otagate.upgrade.events"
     ]
+    assert check_translation(sample(gateway__sessions=both)) == []
 
 
 @pytest.mark.parametrize(

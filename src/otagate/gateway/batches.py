@@ -197,7 +197,7 @@ class Batches:
     # -- at a start ------------------------------------------------------------------------------
 
     async def take_up(self, started_at_ms: int, restart_grace_ms: int) -> None:
-        """Rebuild memory from the store: rosters and clocks of batches in progress; finish what was cut in two.
+        """Rebuild memory from the store: rosters, clocks of batches in progress; finish what was cut in two.
 
         A time-out that fell due while the gateway was down is held back by `restart_grace_ms`, so that
         devices report first.

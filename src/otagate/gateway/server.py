@@ -144,9 +144,9 @@ class Gateway:
             reasons.append("draining")
         return reasons
 
-    def end_session(self, device: int, code: int, reason: bytes) -> None:
-        """Close the device's live session, if it has one."""
-        self.sessions.end_session(device, code, reason)
+    def end_session(self, device: int, reason: bytes) -> None:
+        """Close the device's live session, if it has one: it has to log in anew."""
+        self.sessions.end_session(device, reason)
         self.outbox.flush()
 
     def seen_ms(self, device: int) -> int:

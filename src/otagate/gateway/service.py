@@ -42,7 +42,6 @@ from otagate.gateway.views import (
 from otagate.store import interface as records
 from otagate.upgrade import validation, waiting
 from otagate.upgrade.model import BatchStatus, State
-from otagate.wire.constants import CloseCode
 
 if TYPE_CHECKING:
     from otagate.gateway.server import Gateway
@@ -197,13 +196,13 @@ class Service:
     async def delete_device(self, product: str, identifier: str) -> None:
         """NotFound; Conflict while it has an upgrade that has not ended. Its session ends."""
         device: records.Device = await self._journal.write(records.DeleteDevice(product, identifier))
-        self._gateway.end_session(device.number, CloseCode.UNAUTHORIZED, b"deleted")
+        self._gateway.end_session(device.number, b"deleted")
 
     async def rotate_secret(self, product: str, identifier: str) -> DeviceWithSecret:
         """A new secret; the live session ends."""
         change = records.RotateSecret(product, identifier, secrets.token_urlsafe(24))
         device: records.Device = await self._journal.write(change)
-        self._gateway.end_session(device.number, CloseCode.UNAUTHORIZED, b"secret rotated")
+        self._gateway.end_session(device.number, b"secret rotated")
         return self._device_with_secret(device)
 
     # -- firmware --------------------------------------------------------------------------------

@@ -232,11 +232,11 @@ class Sessions:
         for at in range(0, len(seen), limits.slice_devices):
             self._journal.submit(Callback((TouchDevices(seen[at : at + limits.slice_devices]),), _nothing))
 
-    def end_session(self, device: int, code: int, reason: bytes) -> None:
+    def end_session(self, device: int, reason: bytes) -> None:
         """Close the device's session, if it has one (its secret was rotated, it was deleted)."""
         conn = self._presence.get(device)
         if conn:
-            self._outbox.close(conn, code, reason)
+            self._outbox.close(conn, CloseCode.UNAUTHORIZED, reason)
 
     def forget_product(self, key: str) -> None:
         """The product was deleted; another one may take its key with another `auth`."""

@@ -126,7 +126,7 @@ def _imported(source: Source, *, typing_only: bool) -> Iterator[tuple[str, str]]
         for base in re.findall(r"^\s*c?import +([\w.]+)", source.text, re.MULTILINE):
             yield base, ""
         return
-    tree = ast.parse(source.text)
+    tree = ast.parse(source.text, source.path)
     skipped: set[ast.AST] = set()
     if not typing_only:
         guards = [
@@ -223,7 +223,7 @@ def check_sizes(tree: list[Source]) -> list[str]:
         lines = source.text.count("\n")
         if lines > FILE_LINES_MAX and source.path not in LONG_FILES:
             found.append(f"{source.path}: {lines} lines")
-        for node in ast.walk(ast.parse(source.text)):
+        for node in ast.walk(ast.parse(source.text, source.path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > FUNCTION_LINES_MAX and f"{source.module}.{node.name}" not in LONG_FUNCTIONS:
@@ -252,7 +252,7 @@ def check_docstrings(tree: list[Source]) -> list[str]:
     base; and for what is explained elsewhere under its own name: by a method of a Protocol, or by a class
     (`create_product` performs `CreateProduct`).
     """
-    parsed = [(source, ast.parse(source.text)) for source in tree]
+    parsed = [(source, ast.parse(source.text, source.path)) for source in tree]
     explained = {name for _, module in parsed for name in _explained(module)}
 
     def undocumented(node: ast.Module | ast.ClassDef) -> Iterator[str]:
@@ -298,7 +298,7 @@ def check_prints(tree: list[Source]) -> list[str]:
         f"{source.path}:{node.lineno}: print"
         for source in tree
         if source.room not in WIRING and source.module != "otagate.plane.echo"
-        for node in ast.walk(ast.parse(source.text))
+        for node in ast.walk(ast.parse(source.text, source.path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 

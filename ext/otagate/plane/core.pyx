@@ -1,0 +1,281 @@
+"""The plane's turns: poll, accept, read, write.
+
+A drain goes in rounds. Each polls epoll without waiting, which puts connections on the ready list, and then
+gives one turn to every connection that was on the list when the round began. A turn is bounded: one receive
+and at most `turn_messages_max` frames, `turn_sendfile_bytes_max` bytes of file. Who wants more goes to the
+end of the list and keeps its turn for the next round, so a flood and a download take turns with everyone.
+
+The clock is read before each unit of work, and the drain ends when its budget is used up; when events wait
+for Python, at the end of the round (so that one connection gives at most `turn_messages_max` messages to a
+drain, and answers cannot pile up behind them); when nothing is left to do. Rounds without events (handshakes,
+pings, downloads) follow one another within the budget and wake no Python.
+
+Edge-triggered epoll tells once. Invariant: a connection whose READABLE is set and that may be read, or whose
+WRITABLE is set and that has something to write, is on the ready list or in its turn.
+"""
+
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from otagate.plane.connection cimport (
+    drop_input, end_connection, may_read, meet_deadline, open_connection, wants_turn, write_turn,
+)
+from otagate.plane.events cimport create_events, destroy_events
+from otagate.plane.intake cimport take_frames
+from otagate.plane.listener cimport drop_listeners, rest, rouse, tag_of_listener, tag_of_timer
+from otagate.plane.opening cimport take_opening
+from otagate.plane.output cimport destroy_pool
+from otagate.plane.state cimport (
+    BACKLOG, BROKEN, CAUSE_LOST, CAUSE_MEMORY, CAUSE_SHUTDOWN, CODE_LOST, DUE, HANGUP, LISTENERS_MAX,
+    NONCE_POOL_BYTES, PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING,
+    POLL_EVENTS_MAX, READABLE, READ_BYTES_ECHO, READ_BYTES_SESSION, READ_BYTES_STRANGER, SCRATCH_BYTES,
+    WRITABLE,
+    Bounds, Connection, Core, Input,
+)
+from otagate.plane.system cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+)
+from otagate.plane.table cimport create_table, dequeue, destroy_table, enqueue, find
+from otagate.plane.transfer cimport destroy_images
+from otagate.plane.transport cimport TRANSPORT_AGAIN, receive
+from otagate.plane.wheel cimport arm_timer, create_wheel, destroy_wheel, read_clock, turn_wheel
+
+cdef enum:
+    ACCEPTS_MAX = 64                    # of one listener in a round
+
+
+# -- life ------------------------------------------------------------------------------------------
+
+cdef int watch_timer(Core* core) noexcept nogil:
+    cdef epoll_event event
+    memset(&event, 0, sizeof(event))
+    event.events = EPOLLIN | <uint32_t>EPOLLET
+    event.data.u64 = tag_of_timer()
+    return epoll_ctl(core.epoll, EPOLL_CTL_ADD, core.timer, &event)
+
+
+cdef Core* create_core(const Bounds* bounds) noexcept nogil:
+    cdef int index
+    cdef Core* core = <Core*>calloc(1, sizeof(Core))
+    if core == NULL:
+        return NULL
+    core.bounds = bounds[0]
+    core.timer = -1
+    for index in range(LISTENERS_MAX):
+        core.listeners[index].fd = -1
+    core.epoll = epoll_create1(EPOLL_CLOEXEC)
+    core.scratch = <uint8_t*>malloc(SCRATCH_BYTES)
+    core.nonces = <uint8_t*>malloc(NONCE_POOL_BYTES)
+    core.nonces_used = NONCE_POOL_BYTES
+    if (
+        core.epoll < 0 or core.scratch == NULL or core.nonces == NULL or create_table(core) < 0
+        or create_events(core) < 0 or create_wheel(core) < 0 or watch_timer(core) < 0
+    ):
+        destroy_core(core)
+        return NULL
+    return core
+
+
+cdef void destroy_core(Core* core) noexcept nogil:
+    cdef uint32_t slot
+    drop_listeners(core)
+    for slot in range(1, core.slots_used + 1):
+        if core.connections[slot].phase != PHASE_FREE:
+            end_connection(core, core.connections + slot, CODE_LOST, CAUSE_SHUTDOWN, False)
+    destroy_images(core)
+    destroy_events(core)
+    destroy_wheel(core)
+    destroy_pool(core)
+    destroy_table(core)
+    free(core.nonces)
+    free(core.scratch)
+    if core.epoll >= 0:
+        close(core.epoll)
+    free(core)
+
+
+# -- rounds ----------------------------------------------------------------------------------------
+
+cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
+    cdef int polled
+    cdef int64_t end_ns
+    read_clock(core)
+    end_ns = core.now_ns + budget_ns
+    core.arena_used = 0
+    while core.events_size < core.bounds.events_max:
+        turn_wheel(core)
+        polled = poll(core, end_ns)
+        if polled <= 0 and core.ready_count == 0:
+            break
+        run_round(core, end_ns)
+        if core.events_size or core.now_ns >= end_ns:
+            break
+    arm_timer(core)
+
+
+cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
+    cdef Connection* connection
+    cdef uint32_t left = core.ready_count
+    while left and core.events_size < core.bounds.events_max:
+        left -= 1
+        connection = dequeue(core)
+        if connection != NULL:
+            take_turn(core, connection)
+        read_clock(core)
+        if core.now_ns >= end_ns:
+            break
+
+
+cdef int poll(Core* core, int64_t end_ns) noexcept nogil:
+    cdef epoll_event events[POLL_EVENTS_MAX]
+    cdef uint64_t tag
+    cdef int i
+    cdef int count = epoll_wait(core.epoll, events, POLL_EVENTS_MAX, 0)
+    for i in range(count):
+        tag = events[i].data.u64
+        if tag == tag_of_timer():
+            core.timer_armed = core.timer_woken = False
+            rouse(core)
+        elif tag >= tag_of_listener(0):
+            accept_batch(core, <int>(tag - tag_of_listener(0)), end_ns)
+        else:
+            note(core, find(core, tag), events[i].events)
+    return count
+
+
+cdef void note(Core* core, Connection* connection, uint32_t happened) noexcept nogil:
+    if connection == NULL:
+        return  # it ended after the kernel noted this
+    if happened & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+        connection.flags |= READABLE
+    if happened & (EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+        connection.flags |= HANGUP
+    if happened & (EPOLLERR | EPOLLHUP):
+        connection.flags |= BROKEN
+    if happened & EPOLLOUT and not connection.flags & WRITABLE:
+        connection.flags |= WRITABLE
+        connection.seen = <uint32_t>core.now_ms  # it has acknowledged bytes: a sign of life
+    if connection.flags & BROKEN or wants_turn(connection):
+        enqueue(core, connection)
+
+
+cdef void accept_batch(Core* core, int index, int64_t end_ns) noexcept nogil:
+    cdef int fd, i
+    for i in range(ACCEPTS_MAX):
+        if core.count >= core.bounds.connections_max:
+            rest(core)
+            return
+        fd = accept4(core.listeners[index].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            if open_connection(core, fd) == NULL:
+                close(fd)
+                core.counters.accept_failures += 1
+                rest(core)
+                return
+            core.counters.accepted += 1
+        elif errno == EAGAIN:
+            return
+        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            core.counters.accept_failures += 1
+            rest(core)
+            return
+        # Any other error is of the connection that would have been accepted (accept(2)): go on.
+        read_clock(core)
+        if core.now_ns >= end_ns:
+            return
+
+
+# -- a turn ----------------------------------------------------------------------------------------
+
+cdef void take_turn(Core* core, Connection* connection) noexcept nogil:
+    cdef int64_t left = core.bounds.turn_sendfile_bytes_max
+    if connection.flags & DUE:
+        meet_deadline(core, connection)
+    if connection.phase != PHASE_FREE:
+        write_turn(core, connection, &left)
+    if connection.phase != PHASE_FREE and may_read(connection):
+        read_turn(core, connection)
+        if connection.phase != PHASE_FREE:
+            write_turn(core, connection, &left)
+    if connection.phase == PHASE_FREE:
+        return
+    if connection.flags & BROKEN and not may_read(connection):
+        end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
+    elif wants_turn(connection):
+        enqueue(core, connection)
+
+
+cdef ssize_t read_bytes(Core* core, Connection* connection, uint8_t* buffer) noexcept nogil:
+    """Bytes received; 0: none now, or the connection has ended."""
+    cdef size_t size = READ_BYTES_STRANGER
+    cdef ssize_t received
+    if core.bounds.echo or connection.phase == PHASE_LINGERING:
+        size = READ_BYTES_ECHO
+    elif connection.phase == PHASE_OPEN:
+        size = READ_BYTES_SESSION
+    received = receive(core, connection, buffer, size)
+    if received > 0:
+        # A short count means that nothing is left, and an edge will follow: one call less for each message.
+        # But a FIN that is already here gives no further edge, so it is read for.
+        if <size_t>received < size and not connection.flags & HANGUP:
+            connection.flags &= ~READABLE
+        return received
+    if received == TRANSPORT_AGAIN:
+        connection.flags &= ~READABLE
+    else:
+        end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
+    return 0
+
+
+cdef void read_turn(Core* core, Connection* connection) noexcept nogil:
+    cdef Input* input = connection.input
+    cdef size_t held = 0
+    cdef size_t size
+    cdef size_t taken = 0
+    cdef ssize_t fresh = 0
+    if connection.phase == PHASE_LINGERING:
+        read_bytes(core, connection, core.scratch)  # thrown away
+        return
+    if input != NULL and input.held_size:
+        held = input.held_size
+        memcpy(core.scratch, input.held, held)
+    if not connection.flags & BACKLOG:
+        fresh = read_bytes(core, connection, core.scratch + held)
+        if fresh == 0:
+            return
+    size = held + <size_t>fresh
+    if connection.phase == PHASE_OPENING:
+        taken = take_opening(core, connection, core.scratch, size, <size_t>fresh)
+    if taken < size and (connection.phase == PHASE_LOGIN or connection.phase == PHASE_OPEN):
+        taken += take_frames(core, connection, core.scratch + taken, size - taken)
+    if connection.phase != PHASE_FREE and hold(connection, core.scratch + taken, size - taken) < 0:
+        end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
+
+
+cdef int hold(Connection* connection, const uint8_t* rest, size_t size) noexcept nogil:
+    """Keeps what was not taken; with nothing to keep, frees all that can be."""
+    cdef Input* input = connection.input
+    cdef uint8_t* held
+    if size == 0:
+        if input != NULL:
+            free(input.held)
+            input.held = NULL
+            input.held_size = 0
+            if input.opcode == 0:
+                drop_input(connection)
+        return 0
+    if input == NULL:
+        input = connection.input = <Input*>calloc(1, sizeof(Input))
+        if input == NULL:
+            return -1
+    held = <uint8_t*>realloc(input.held, size)
+    if held == NULL:
+        return -1
+    memcpy(held, rest, size)
+    input.held = held
+    input.held_size = <uint32_t>size
+    return 0

@@ -1,0 +1,166 @@
+"""The data plane: every device socket of a process behind one epoll descriptor.
+
+The seam is a batch of events out (`Plane.drain`) and a batch of commands in (`Plane.apply`), both lists of
+tuples of plain ints and bytes whose first item is the kind. A connection is a number: positive, below 2**52,
+never used twice. A stale number is harmless everywhere: the command is passed over.
+
+Events
+
+    (HELLO, conn, payload, nonce)
+        A text message of a connection not yet admitted; `nonce` is the 32 hex characters of its challenge.
+        Nothing more is read from it until ADMIT, RETRY_HELLO or CLOSE.
+    (MESSAGE, conn, device, payload)
+        A text message of an admitted one; `device` is what ADMIT said.
+    (BINARY, conn, device, payload)
+        Only in echo mode.
+    (CLOSED, conn, device, code)
+        An admitted connection is over, once. `code`: of the close frame sent or received (1005: it had none,
+        or CLOSE said 0), LOST, STALLED, OVERFLOWED or IMAGE_UNREADABLE. After CLOSE it comes when the
+        socket is gone; else at once, though the socket may linger.
+    (STARTED, conn, device, transfer)
+        The first byte of the transfer was given to the kernel.
+    (ENDED, conn, device, transfer, reason)
+        DONE (all bytes given to the kernel), STOPPED, REPLACED or FAILED. Not told if the connection closes.
+
+Commands
+
+    (SEND, conn, payload)
+        A text message.
+    (SEND_BINARY, conn, payload)
+        A binary one (echo mode).
+    (ADMIT, conn, device)
+        Logged in as `device`, 0 <= device < 2**63. Who admits hears of the end: for a connection that is
+        gone by now, CLOSED follows.
+    (RETRY_HELLO, conn)
+        The next message is a HELLO again; its deadline runs on.
+    (IMAGE, image, path, size)
+        Opens a file under a number. If it cannot be, or is shorter than `size`, transfers on it end FAILED.
+    (DIGESTS, image, chunk_size, table)
+        xxh32 of its chunks, u32 big-endian each; the last chunk may be short.
+    (DROP_IMAGE, image)
+        No new transfers; closed after the last one.
+    (STREAM, conn, transfer, image, offset, end, chunk_size, head_xxh32, tail_xxh32)
+        Streams bytes `offset` to `end` in chunks cut at absolute multiples of chunk_size (a power of two,
+        256 B to 256 KiB). A first chunk that is not one of the table's carries head_xxh32, a last one
+        tail_xxh32. Replaces the connection's transfer. Without image or digests, or outside of the image:
+        ENDED with FAILED, and what ran is stopped.
+    (STOP, conn, transfer)
+        Ends it at a chunk boundary; -1: whichever there is.
+    (CLOSE, conn, code, reason)
+        What is queued, a close frame, our FIN; then the peer's is awaited. code 0: no close frame. A running
+        transfer is cut at a chunk boundary.
+"""
+
+from typing import Any, Final
+
+HELLO: Final[int]
+MESSAGE: Final[int]
+BINARY: Final[int]
+CLOSED: Final[int]
+STARTED: Final[int]
+ENDED: Final[int]
+
+SEND: Final[int]
+SEND_BINARY: Final[int]
+ADMIT: Final[int]
+RETRY_HELLO: Final[int]
+IMAGE: Final[int]
+DIGESTS: Final[int]
+DROP_IMAGE: Final[int]
+STREAM: Final[int]
+STOP: Final[int]
+CLOSE: Final[int]
+
+# Reasons in ENDED.
+DONE: Final[int]
+STOPPED: Final[int]
+REPLACED: Final[int]
+FAILED: Final[int]
+
+# Links in Plane.connection_info (0: not known yet).
+WEBSOCKET: Final[int]
+TCP: Final[int]
+
+# Codes in CLOSED that no peer sent.
+LOST: Final[int]  # 1006: the TCP connection ended
+SILENT: Final[int]  # 4003: no frame for heartbeat_timeout_ms
+STALLED: Final[int]  # it did not read for write_stall_timeout_ms
+OVERFLOWED: Final[int]  # more was queued than connection_output_bytes_max
+IMAGE_UNREADABLE: Final[int]  # the file under its transfer: truncated, or an error of the disk
+
+CONNECTION_BYTES: Final[int]  # memory of an idle connection
+
+class Plane:
+    """Owns the sockets of all devices. Not for several threads at once.
+
+    Wait until `fileno()` is readable, `drain()`, handle the events, `apply()` commands; while `pending`,
+    drain again (after letting others run) instead of waiting. Shortest whole example: otagate.plane.echo.
+
+    Bounds not given come from otagate.limits. heartbeat_timeout_ms 0: silence ends nothing. echo: connections
+    are admitted (as device 0) as soon as they are open, with any path; binary messages are events too.
+    Raises OSError if the kernel gives no descriptor or memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections_max: int,
+        transfers_max: int,
+        heartbeat_timeout_ms: int,
+        handshake_timeout_ms: int = ...,
+        hello_timeout_ms: int = ...,
+        write_stall_timeout_ms: int = ...,
+        close_timeout_ms: int = ...,
+        http_head_bytes_max: int = ...,
+        hello_bytes_max: int = ...,
+        message_bytes_max: int | None = None,
+        connection_output_bytes_max: int | None = None,
+        connection_sndbuf_bytes: int = ...,
+        turn_messages_max: int = ...,
+        turn_sendfile_bytes_max: int = ...,
+        drain_events_max: int = ...,
+        echo: bool = False,
+    ) -> None: ...
+    def listen(self, fd: int) -> None:
+        """Accepts from a listening TCP socket, of which it keeps a descriptor of its own. Up to 8.
+
+        Makes the socket non-blocking and sets TCP_NODELAY, for both of its descriptors. Raises OSError.
+        """
+
+    def unlisten(self) -> None:
+        """Accepts no more; connections live on."""
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something to drain."""
+
+    def drain(self, budget_ns: int = ...) -> list[tuple[Any, ...]]:
+        """Works for at most about `budget_ns`, and returns events in order: at most drain_events_max."""
+
+    @property
+    def pending(self) -> bool:
+        """Work was left over that `fileno()` need not tell of: drain again."""
+
+    def apply(self, commands: list[tuple[Any, ...]]) -> None:
+        """Carries out commands in order, then writes: at most one send for each connection.
+
+        Raises ValueError, TypeError or OverflowError at a malformed command; those before it are carried out.
+        """
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start, and what is there now (connections, connections_websocket,
+        connections_tcp, resting, transfers_running, transfers_waiting). ended_*: connections by cause."""
+
+    def last_seen_ms(self, conn: int) -> int:
+        """Milliseconds since the last frame of a connection; -1: it is gone."""
+
+    def connection_info(self, conn: int) -> tuple[int, str] | None:
+        """Its link, and the peer's address as HOST:PORT; None: it is gone."""
+
+    def advance_clock(self, ms: int) -> None:
+        """A test's: moves the clock of the deadlines ahead. They are met in the next drain."""
+
+    def limit_writes(self, bytes_max: int) -> None:
+        """A test's: no write moves more than so many bytes; 0: no limit."""
+
+    def close(self) -> None:
+        """Closes every descriptor. Everything else then raises ValueError."""

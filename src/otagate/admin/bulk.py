@@ -188,13 +188,13 @@ class CsvReader:
     def __init__(self, header: bytes) -> None:
         names = [name.strip() for name in split_csv(header.rstrip(b"\r\n"))]
         known = RegisterDeviceRequest.__struct_fields__
+        if "identifier" not in names:
+            raise Invalid("The first line must be a header that names this column.", field="identifier")
         for name in names:
             if name not in known:
                 raise Invalid(f"The header names a column that is none of {', '.join(known)}.", field=name)
             if names.count(name) > 1:
                 raise Invalid("The header names this column twice.", field=name)
-        if "identifier" not in names:
-            raise Invalid("The first line must be a header that names this column.", field="identifier")
         self._width = len(names)
         self._identifier = names.index("identifier")
         # A column that is not there is read from beyond the last, where __call__ puts an empty text.

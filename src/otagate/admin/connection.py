@@ -23,13 +23,13 @@ import h11
 import msgspec
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from otagate import limits, logs
@@ -43,6 +43,8 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 class Connection(TCPServer):
     """hypercorn's connection on Trio, with `Http1` as its only protocol."""
+
+    _client_ended = False  # it will send no other request: nothing to be idle for
 
     async def handle(self) -> None:
         """Serve until either side closes. Only cancellation leaves."""
@@ -74,12 +76,15 @@ class Connection(TCPServer):
                 self.protocol = protocol
                 await self.idle_task.restart(tasks, self._idle_timeout)
                 await self._read_data()
+                self._client_ended = True
+                await self.idle_task.stop()
         finally:
             await self._close()
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            waits_in_vain = isinstance(event, Updated) and event.idle and self._client_ended
+            await super().protocol_send(Closed() if waits_in_vain else event)
             return
         async with self.send_lock:
             try:
@@ -153,9 +158,10 @@ class Http1(H11Protocol):
             *((name.encode(), value.encode()) for name, value in STANDARD_HEADERS.items()),
             *self.config.response_headers("h11"),
         ]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+        response = h11.Response(status_code=status_code, headers=headers)
+        events: list[H11SendableEvent] = [response, h11.Data(data=body), h11.EndOfMessage()]
+        # In one piece: the application, which may be answering too, must not come in between.
+        await self.send(RawData(b"".join(self.connection.send(event) or b"" for event in events)))
 
     async def ask_for_body(self) -> None:
         """Say 100 Continue, if the client waits for it."""

@@ -244,12 +244,12 @@ async def _serve(
 ) -> None:
     data_dir = configuration.data.dir
     async with trio.open_nursery() as nursery:
-        blobs = Blobs(data_dir, configuration.data.disk_free_min)
+        blobs = Blobs(data_dir, configuration.data.disk_free_min, store.image_used)
         await blobs.open()
         await blobs.sweep(await store.images())
         device_listener = listen(configuration.device.listen)
         admin_listener = listen(configuration.admin.listen)
-        _set_user_timeout(admin_listener)
+        admin_name = _name(admin_listener)
         clock = Clock(await store.newest_time_ms())
         device_plane = make_plane(configuration)
         gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery)
@@ -259,14 +259,14 @@ async def _serve(
         service = Service(gateway, blobs, token)
         stopping = trio.Event()
         await nursery.start(
-            partial(serve_admin, service, admin_listener.fileno(), shutdown_trigger=stopping.wait)
+            partial(serve_admin, service, admin_listener.detach(), shutdown_trigger=stopping.wait)
         )
         device_plane.listen(device_listener.fileno())
         gateway.listening = True
         log.info(
             "serving",
             devices=_name(device_listener),
-            admin=_name(admin_listener),
+            admin=admin_name,
             data=str(data_dir),
             batches=len(gateway.upgrades.batches),
         )
@@ -280,7 +280,6 @@ async def _serve(
         log.info("stopped", complete=not bound.cancelled_caught)
         nursery.cancel_scope.cancel()
         device_plane.close()
-        admin_listener.close()
 
 
 def make_plane(configuration: Configuration) -> "plane.Plane":
@@ -316,10 +315,6 @@ async def _wait_signal(nursery: trio.Nursery) -> None:
 
     nursery.start_soon(listen_to_signals)
     await ready.wait()
-
-
-def _set_user_timeout(listener: socket.socket) -> None:
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.admin_tcp_user_timeout_ms)
 
 
 def _name(listener: socket.socket) -> str:

@@ -1,0 +1,31 @@
+"""`otagate config show | check`: the configuration in force, and where each value came from."""
+
+import argparse
+import os
+import sys
+
+from otagate.cli import serve
+from otagate.cli.exits import Exit
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Arguments of `config`."""
+    parser = commands.add_parser("config", help="show or check the configuration")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, about in (
+        ("show", "print every key, its value and where it came from"),
+        ("check", "say nothing if all is well"),
+    ):
+        action = actions.add_parser(name, help=about)
+        serve.add_options(action)
+        action.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """ConfigurationError, caught by main, names what is wrong."""
+    from otagate import config
+
+    configuration = config.load(arguments.config, os.environ, serve.flags(arguments))
+    if arguments.action == "show":
+        sys.stdout.write(config.render(configuration))
+    return Exit.OK

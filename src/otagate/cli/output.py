@@ -1,0 +1,113 @@
+"""What commands write to stdout: the API's JSON for machines, tables for people."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+Json = dict[str, Any]
+Column = tuple[str, str | Callable[[Json], Any]]  # heading, and the field's name or how to make the cell
+
+TABLE_PAGE_ROWS = 200  # a table is laid out as a whole; longer lists come in several
+
+
+def write_json(value: Any) -> None:
+    """One value, one line."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def write_items(items: Iterable[Json], columns: Sequence[Column], *, as_json: bool) -> None:
+    """A list: NDJSON, or a table in pages of TABLE_PAGE_ROWS rows."""
+    if as_json:
+        for item in items:
+            write_json(item)
+        return
+    table, total = _table(columns), 0
+    for item in items:
+        table.add_row(*(cell(item, column) for _, column in columns))
+        total += 1
+        if table.row_count == TABLE_PAGE_ROWS:
+            _console().print(table)
+            table = _table(columns)
+    if table.row_count or not total:
+        _console().print(table)
+    print(f"{total} in all", file=sys.stderr)
+
+
+def write_record(item: Json, *, as_json: bool, title: str | None = None) -> None:
+    """One object: JSON, or a field a line."""
+    if as_json:
+        write_json(item)
+        return
+    table = Table(show_header=False, box=None, title=title, title_justify="left", pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _flat(item):
+        table.add_row(name, text(value))
+    _console().print(table)
+
+
+def cell(item: Json, column: str | Callable[[Json], Any]) -> str:
+    """The text of one cell; `a.b` reads a field of a field."""
+    if callable(column):
+        return text(column(item))
+    value: Any = item
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return text(value)
+
+
+def text(value: Any) -> str:
+    """A value for people; escapes of the terminal and of markup do not get through."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "".join(char if char.isprintable() else "�" for char in str(value))
+
+
+def transfer_progress() -> Progress:
+    """A bar for bytes, on stderr, only if that is a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def _flat(item: Json, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in item.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list):
+            yield f"{prefix}{name}", value
+
+
+def _table(columns: Sequence[Column]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, _ in columns:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    """Off a terminal lines must not be folded to 80 columns: whoever reads them wants them whole."""
+    wide = None if sys.stdout.isatty() else 1000
+    return Console(markup=False, highlight=False, emoji=False, width=wide)

@@ -4,7 +4,7 @@ Where ours is stricter than the oracle on purpose (see `stricter_on_purpose`): a
 Host not exactly once and valid, an offer of subprotocols without otagate.v1, a `#` or a control character in
 the target, a request line that is no token, a second Content-Length or one with an odd form of 0. Where it
 is looser: other protocols beside websocket in Upgrade, an empty list in Upgrade or Connection beside a good
-one, extensions, which are ignored and not parsed.
+one, extensions and Origin, which are ignored and not parsed.
 """
 
 import re
@@ -246,7 +246,9 @@ def looser_on_purpose(head: bytes) -> bool:
     lists = upgrades + re.findall(r"(?mi)^(?:connection|sec-websocket-protocol):[ \t]*(.*?)[ \t]*\r$", text)
     names = [name for upgrade in upgrades for name in upgrade.split(",") if name.strip(" \t")]
     empty = any(not value.strip(" \t,") for value in lists)
-    return len(names) != 1 or empty or re.search(r"(?mi)^sec-websocket-extensions:", text) is not None
+    origins = re.findall(r"(?mi)^origin:", text)
+    extensions = re.findall(r"(?mi)^sec-websocket-extensions:", text)
+    return len(names) != 1 or empty or len(origins) > 1 or bool(extensions)
 
 
 def check_against_oracle(head: bytes) -> None:

@@ -5,13 +5,16 @@ import hashlib
 import json
 import logging
 import socket
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from otagate import limits
+from otagate.errors import NotFound
 
 from .conftest import IMAGE, Server, serving
 from .fake import TOKEN, FakeService
@@ -151,6 +154,43 @@ async def test_refusal_is_read_by_a_client_that_sends_first(
             await stream.send_all(b"0\r\n\r\n")
         status, _, body = await read_answer(stream)
         assert (status, json.loads(body)["error"]["code"]) == (401, "unauthorized")
+
+
+async def test_a_client_that_never_stops_sending_is_cut(
+    server: Server, monkeypatch: pytest.MonkeyPatch, no_log: pytest.LogCaptureFixture
+) -> None:
+    """Refused when the queue of its body is full and nobody will ever take from it."""
+    monkeypatch.setattr(limits, "admin_linger_ms", 0)
+    decided = trio.Event()
+
+    async def get_product(key: str) -> None:
+        await decided.wait()
+        raise NotFound("No such product.")
+
+    monkeypatch.setattr(server.service, "get_product", get_product)
+
+    async def send_for_ever(stream: trio.SocketStream) -> None:
+        head = f"POST {UPLOAD} HTTP/1.1\r\n{HEAD}Content-Length: {limits.image_bytes_max}\r\n\r\n"
+        await stream.send_all(head.encode())
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.send_all(bytes(limits.image_bytes_max - 1))
+
+    async with await server.connect() as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(send_for_ever, stream)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        decided.set()
+
+
+async def test_an_upload_takes_little_memory(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(bytes(20_000_000))
+    tracemalloc.start()
+    try:
+        await server.curl("--data-binary", f"@{tmp_path}/image", server.url + UPLOAD)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert server.service.firmware["f2"].size == 20_000_000
+    assert peak < 3_000_000
 
 
 # -- connections -----------------------------------------------------------------------------------------

@@ -28,22 +28,25 @@ def write_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
-def write_items(items: Iterable[Json], columns: Sequence[Column], *, as_json: bool) -> None:
+def write_items(
+    items: Iterable[Json], columns: Sequence[Column], *, as_json: bool, total: bool = True
+) -> None:
     """A list: NDJSON, or a table in pages of TABLE_PAGE_ROWS rows."""
     if as_json:
         for item in items:
             write_json(item)
         return
-    table, total = _table(columns), 0
+    table, count = _table(columns), 0
     for item in items:
         table.add_row(*(cell(item, column) for _, column in columns))
-        total += 1
+        count += 1
         if table.row_count == TABLE_PAGE_ROWS:
             _console().print(table)
             table = _table(columns)
-    if table.row_count or not total:
+    if table.row_count or not count:
         _console().print(table)
-    print(f"{total} in all", file=sys.stderr)
+    if total:
+        print(f"{count} in all", file=sys.stderr)
 
 
 def write_record(item: Json, *, as_json: bool, title: str | None = None) -> None:

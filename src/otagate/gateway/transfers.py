@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from otagate import hashing, limits, logs, plane
+from otagate import hashing, logs, plane
 from otagate.gateway.outbox import Outbox
 from otagate.wire import messages
 from otagate.wire.constants import ErrorCode
@@ -204,12 +204,8 @@ def _digests_of(path: Path, size: int, chunk_bytes: int) -> bytes:
 
 
 def _digest_of_range(path: Path, start: int, end: int) -> int:
-    assert end - start <= limits.chunk_bytes_max
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.pread(descriptor, end - start, start)
+        return hashing.xxh32_of_file(descriptor, start, end - start)
     finally:
         os.close(descriptor)
-    if len(data) != end - start:
-        raise ValueError(f"{path.name} is shorter than its record says")
-    return hashing.xxh32(data)

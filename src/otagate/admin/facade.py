@@ -8,9 +8,12 @@ Cursors are opaque texts that the service makes and reads (Malformed on a bad on
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from otagate.gateway import views
+
+if TYPE_CHECKING:
+    from otagate.gateway.service import Service as Gateway
 
 
 class FirmwareUpload(Protocol):
@@ -95,3 +98,10 @@ class Service(Protocol):
         self, batch: str, *, state: str | None, q: str, cursor: str | None, limit: int
     ) -> views.Page[views.UpgradeView]: ...
     async def get_upgrade(self, batch: str, identifier: str) -> views.UpgradeDetails: ...
+
+
+if TYPE_CHECKING:
+
+    def _is(service: Gateway) -> Service:
+        """The type checker's word that the two agree."""
+        return service

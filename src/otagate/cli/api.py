@@ -187,8 +187,7 @@ def _refusal(status: int, body: bytes) -> CommandError:
 
 
 def _detail(detail: Any) -> str:
-    if isinstance(detail, dict):
-        return ": ".join(
-            str(detail[key]) for key in ("identifier", "message", "reason") if key in detail
-        ) or str(detail)
-    return str(detail)
+    if not isinstance(detail, dict):
+        return str(detail)
+    words = detail.get("message") or detail.get("reason") or str(detail)
+    return f"{detail['identifier']}: {words}" if "identifier" in detail else words

@@ -1,5 +1,6 @@
 """What commands write to stdout: the API's JSON for machines, tables for people."""
 
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from rich.table import Table
 Json = dict[str, Any]
 Column = tuple[str, str | Callable[[Json], Any]]  # heading, and the field's name or how to make the cell
 
+LINE_CHARS_MAX = 4000
 TABLE_PAGE_ROWS = 200  # a table is laid out as a whole; longer lists come in several
 
 
@@ -41,10 +43,10 @@ def write_items(
         table.add_row(*(cell(item, column) for _, column in columns))
         count += 1
         if table.row_count == TABLE_PAGE_ROWS:
-            _console().print(table)
+            _print(table)
             table = _table(columns)
     if table.row_count or not count:
-        _console().print(table)
+        _print(table)
     if total:
         print(f"{count} in all", file=sys.stderr)
 
@@ -59,7 +61,7 @@ def write_record(item: Json, *, as_json: bool, title: str | None = None) -> None
     table.add_column(overflow="fold")
     for name, value in _flat(item):
         table.add_row(name, text(value))
-    _console().print(table)
+    _print(table)
 
 
 def cell(item: Json, column: str | Callable[[Json], Any]) -> str:
@@ -110,7 +112,12 @@ def _table(columns: Sequence[Column]) -> Table:
     return table
 
 
-def _console() -> Console:
-    """Off a terminal lines must not be folded to 80 columns: whoever reads them wants them whole."""
-    wide = None if sys.stdout.isatty() else 1000
-    return Console(markup=False, highlight=False, emoji=False, width=wide)
+def _print(table: Table) -> None:
+    """Off a terminal lines are whole, not folded to 80 columns, and end where their text ends."""
+    if sys.stdout.isatty():
+        Console(markup=False, highlight=False, emoji=False).print(table)
+        return
+    with io.StringIO() as page:
+        Console(file=page, markup=False, highlight=False, emoji=False, width=LINE_CHARS_MAX).print(table)
+        for line in page.getvalue().splitlines():
+            print(line.rstrip())

@@ -284,7 +284,7 @@ class Agent:
 
     def _start(self, message: messages.Upgrade, now: float) -> None:
         job = self.job = Job(message.batch, message.attempt, message.firmware)
-        self._note("received", attempt=job.attempt, version=job.firmware.version)
+        self._note("received", batch=job.batch, attempt=job.attempt, version=job.firmware.version)
         if message.policy == "silent":
             self._effects.append(Choose(job))
         else:
@@ -295,7 +295,7 @@ class Agent:
         if job.key != (message.batch, message.attempt):
             job.batch, job.attempt = message.batch, message.attempt
             job.transfer, job.refused = None, False  # the gateway has ended the old attempt's transfer
-            self._note("received", attempt=job.attempt, version=job.firmware.version)
+            self._note("received", batch=job.batch, attempt=job.attempt, version=job.firmware.version)
         elif job.phase is not Phase.DOWNLOADING or job.transfer is not None:
             return
         self._speak(job, now)

@@ -8,7 +8,7 @@ import trio
 
 from otagate.sdk.links import Dial, dial_tcp
 
-UNITS_BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
+UNITS_BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +20,17 @@ class Drops:
 
     @classmethod
     def parse(cls, text: str) -> "Drops":
-        """`30s`, `500KB`, `2MiB` … ValueError for anything else."""
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
-        if match is None or float(match[1]) <= 0:
-            raise ValueError(text)
-        unit = match[2].upper()
-        if unit == "S":
-            return cls(seconds=float(match[1]))
-        if unit not in UNITS_BYTES:
-            raise ValueError(text)
-        return cls(size=float(match[1]) * UNITS_BYTES[unit])
+        """`30s`, `500KB`, `2MiB`, or both as `30s,2MiB`; ValueError for anything else."""
+        limits = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|B|KB|MB|KiB|MiB)", part)
+            if match is None or float(match[1]) <= 0:
+                raise ValueError(text)
+            if match[2] == "s":
+                limits["seconds"] = float(match[1])
+            else:
+                limits["size"] = float(match[1]) * UNITS_BYTES[match[2]]
+        return cls(**limits)
 
     def dial(self, source: random.Random, dial: Dial = dial_tcp) -> Dial:
         """A way to the gateway whose connections break after half to one and a half of that."""

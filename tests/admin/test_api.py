@@ -229,8 +229,8 @@ async def test_head(client: Client, path: str) -> None:
 
 async def test_front_page(client: Client) -> None:
     response = await client.get("/")
-    assert response.headers["content-type"] == "text/plain; charset=utf-8"
-    assert "/openapi.json" in response.text
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert 'src="console/' in response.text
 
 
 async def test_not_ready(client: Client, service: FakeService) -> None:

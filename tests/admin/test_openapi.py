@@ -8,7 +8,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import Route
 
 from otagate import limits
-from otagate.admin import build, queries
+from otagate.admin import build, console, queries
 from otagate.admin.routes import OPERATIONS
 from otagate.gateway import views
 
@@ -37,7 +37,7 @@ async def test_same_as_the_routes(document: dict[str, Any], service: FakeService
         for method in route.app._methods
         if method != "HEAD"
     }
-    assert described == routed
+    assert described | {(console.ASSETS.path, "GET")} == routed
     assert described == {(o.path, o.method) for o in OPERATIONS} | {("/openapi.json", "GET")}
 
 

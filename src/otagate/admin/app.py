@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from otagate import limits, logs
-from otagate.admin import faults
+from otagate.admin import console, faults
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
 from otagate.admin.openapi import document
@@ -35,6 +35,7 @@ def build(service: Service) -> Starlette:
     for operation in described:
         paths.setdefault(operation.path, {})[operation.method] = operation
     routes = [Route(path, Endpoint(service, methods), name=path) for path, methods in paths.items()]
+    routes.append(Route(console.ASSETS.path, Endpoint(service, {"GET": console.ASSETS})))
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     app.router.default = unknown_path

@@ -25,12 +25,6 @@ async def ready(call: Call[NoQuery, None]) -> object:
     return {"status": "ready"}
 
 
-async def front_page(call: Call[NoQuery, None]) -> None:
-    """Stands where the console will."""
-    text = b"otagate. The API is described at /openapi.json; its token is in the file admin-token.\n"
-    await call.exchange.answer(200, text, [("content-type", "text/plain; charset=utf-8")])
-
-
 # -- products ---------------------------------------------------------------------------------------
 
 

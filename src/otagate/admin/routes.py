@@ -1,6 +1,6 @@
 """The table of operations. Routing (app.py) and the API document (openapi.py) are both made of it."""
 
-from otagate.admin import bulk, handlers, images, queries
+from otagate.admin import bulk, console, handlers, images, queries
 from otagate.admin.operations import BYTES, CSV, NDJSON, Operation, Reply
 from otagate.gateway import views
 
@@ -16,9 +16,9 @@ WITHOUT_TOKEN = (
     Operation(
         method="GET",
         path="/",
-        handler=handlers.front_page,
-        summary="Where to go from here",
-        replies=(Reply(200, "A line of text.", str, "text/plain"),),
+        handler=console.front_page,
+        summary="The web console",
+        replies=(Reply(200, "A page.", str, "text/html"), Reply(304, "The client has it.")),
         public=True,
     ),
     Operation(

@@ -17,9 +17,9 @@ from builders import fleet, move, one, open_batch, product, register, row
 from otagate import limits
 from otagate.errors import CommitFailed, Conflict, SchemaTooNew, StoreError
 from otagate.store import lmdb as engine
-from otagate.store import tables
+from otagate.store import stretches, tables
 from otagate.store.check import check_invariants, main
-from otagate.store.interface import PutSetting, Store
+from otagate.store.interface import PutSetting, Store, Transitioned
 from otagate.store.lmdb import LmdbStore, open_store
 from otagate.upgrade.model import State
 
@@ -167,7 +167,7 @@ async def test_commits_run_on_one_thread_and_scans_on_others(
 
         return noted
 
-    monkeypatch.setattr(engine.rules, "apply", noting("commit", engine.rules.apply))
+    monkeypatch.setattr(engine.LmdbStore, "_write", noting("commit", engine.LmdbStore._write))
     monkeypatch.setattr(engine.LmdbStore, "_read", noting("scan", engine.LmdbStore._read))
     store = opened(data_dir)
     await fleet(store)
@@ -177,6 +177,64 @@ async def test_commits_run_on_one_thread_and_scans_on_others(
     assert len(threads["commit"]) == 1
     assert threads["scan"] & (threads["commit"] | {threading.get_ident()}) == set()
     await store.close()
+
+
+async def test_a_crowded_writer_has_the_loop_stand_still(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood: list[int] = []
+    stand = stretches._Standstill._stand
+
+    def noting(self: stretches._Standstill) -> None:
+        stood.append(threading.get_ident())
+        stand(self)
+
+    monkeypatch.setattr(stretches._Standstill, "_stand", noting)
+    monkeypatch.setattr(stretches, "CROWDED_NS", 10**15)
+    store = opened(data_dir)
+    await fleet(store, 300)
+    await open_batch(store, list(range(1, 301)))
+    stood.clear()
+    store._stretches._crowded_until_ns = 2**62
+    moves = [move(device, row(State.PUSHED)) for device in range(1, 301)]
+    assert await store.commit(moves) == [Transitioned()] * 300
+    assert set(stood) == {threading.get_ident()}
+    await store.close()
+
+
+def test_a_writer_kept_waiting_notices_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the two clocks: time that passes without being computed in."""
+    now_ns, computed_ns = [0], [0]
+    monkeypatch.setattr(stretches.time, "monotonic_ns", lambda: now_ns[0])
+    monkeypatch.setattr(stretches.time, "thread_time_ns", lambda: computed_ns[0])
+
+    class Group:
+        def __init__(self, steps: int, step_ns: int, computing_ns: int) -> None:
+            self.steps, self.step_ns, self.computing_ns = steps, step_ns, computing_ns
+
+        def go_on(self, number: int) -> bool:
+            now_ns[0] += self.step_ns
+            computed_ns[0] += self.computing_ns
+            self.steps -= 1
+            return self.steps > 0
+
+    class Gone:
+        asked = 0
+
+        def run_sync_soon(self, function: object) -> None:
+            self.asked += 1
+            raise trio.RunFinishedError
+
+    writer, loop = stretches.Stretches(), Gone()
+    writer.apply(Group(100, 40_000, 40_000), loop)  # type: ignore[arg-type]
+    assert loop.asked == 0
+    writer.apply(Group(1, 400_000, 40_000), loop)  # type: ignore[arg-type]
+    assert loop.asked == 0
+    writer.apply(Group(60, 40_000, 40_000), loop)  # type: ignore[arg-type]
+    assert loop.asked == 3  # a stretch each millisecond
+    now_ns[0] += stretches.CROWDED_NS
+    writer.apply(Group(60, 40_000, 40_000), loop)  # type: ignore[arg-type]
+    assert loop.asked == 3
 
 
 # -- room --------------------------------------------------------------------------------------------------

@@ -32,13 +32,31 @@ APPLY: Final[dict[type[Any], Callable[[Draft, Any], Any]]] = {
 }
 
 
-def apply(transaction: Transaction, changes: Sequence[Change]) -> list[Outcome]:
-    """Apply a group in its order, one outcome each; the engine commits the transaction next.
+class Application:
+    """A group being applied, in one transaction, in as many stretches as the engine likes.
 
     Refusals are outcomes. What it raises (a broken assert, a failure of the engine) is about the whole
     group, and the transaction must be thrown away.
     """
-    draft = Draft(transaction)
-    outcomes = [cast(Outcome, APPLY[type(change)](draft, change)) for change in changes]
-    draft.flush()
-    return outcomes
+
+    def __init__(self, transaction: Transaction, changes: Sequence[Change]) -> None:
+        self._draft = Draft(transaction)
+        self._changes = changes
+        self.outcomes: list[Outcome] = []
+
+    def go_on(self, number: int) -> bool:
+        """Apply the next `number` changes; False after the last one: the engine commits next."""
+        done = len(self.outcomes)
+        for change in self._changes[done : done + number]:
+            self.outcomes.append(cast(Outcome, APPLY[type(change)](self._draft, change)))
+        if len(self.outcomes) < len(self._changes):
+            return True
+        self._draft.flush()
+        return False
+
+
+def apply(transaction: Transaction, changes: Sequence[Change]) -> list[Outcome]:
+    """Apply a group in its order, one outcome each."""
+    application = Application(transaction, changes)
+    application.go_on(len(changes))
+    return application.outcomes

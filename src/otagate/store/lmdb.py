@@ -9,8 +9,7 @@ a look-up cost about 2 µs, a hop to another thread 100); scans run in a few thr
 Fail-stop: after a failed commit nobody knows which of our pages the disk holds, so this store takes no
 further commit; the next start reads what is there.
 
-The interpreter's lock. py-lmdb lets go of it and takes it back around every single get and put, so beside a
-busy loop the writer may lose it at each of them, and then waits for a whole switch interval (`tune`).
+How the writer gets along with a loop that computes is told in `stretches`.
 
 Invariants: no transaction, cursor or page leaves this module; no read transaction lives across an await; a
 folder is open once (flock on DATA/lock), because two writers that decide by what they remember would
@@ -20,7 +19,6 @@ overwrite each other's decisions though LMDB kept the pages whole.
 import fcntl
 import os
 import queue
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +37,7 @@ from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome
 from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
+from otagate.store.stretches import Stretches, tune
 from otagate.store.tables import View
 
 log = logs.get("store")
@@ -46,12 +45,6 @@ T = TypeVar("T")
 
 READERS_MAX = 126  # slots of the lock file; we use SCAN_THREADS + 1, tools that look in use one each
 SCAN_THREADS = 2
-SWITCH_INTERVAL_S = 0.0001
-
-
-def tune() -> None:
-    """Make the interpreter hand its lock over quickly; for the process that runs a gateway."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 class LmdbTransaction:
@@ -229,6 +222,7 @@ class LmdbStore(Engine):
             self._lock.release()
             raise
         self._failure: CommitFailed | None = None
+        self._stretches = Stretches()
         self._closed = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._scan_limiter: trio.CapacityLimiter | None = None
@@ -266,18 +260,20 @@ class LmdbStore(Engine):
     def _write_jobs(self) -> None:
         """The writer thread: one job after the other, until None comes."""
         while (job := self._jobs.get()) is not None:
-            job.finish(outcome.capture(self._write, job.changes))
+            job.finish(outcome.capture(self._write, job))
 
-    def _write(self, changes: Sequence[Change]) -> list[Outcome]:
+    def _write(self, job: "_Job") -> list[Outcome]:
         """Begin to commit, on this thread alone."""
         if self._failure is not None:
             raise self._failure
         try:
             with self._environment.begin(write=True) as txn:
-                return rules.apply(LmdbTransaction(txn, self._tables), changes)
+                application = rules.Application(LmdbTransaction(txn, self._tables), job.changes)
+                self._stretches.apply(application, job.token)
         except lmdb.Error as error:
             self._failure = CommitFailed(f"a commit to {self._path} failed: {error}")
             raise self._failure from error
+        return application.outcomes
 
     async def close(self) -> None:
         """Let the writer finish, close the environment, give the folder free. A second call does nothing."""
@@ -294,17 +290,17 @@ class LmdbStore(Engine):
 class _Job:
     """A group on its way to the writer, and the task that waits for it."""
 
-    __slots__ = ("_task", "_token", "changes")
+    __slots__ = ("_task", "changes", "token")
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
         self._task = trio.lowlevel.current_task()
-        self._token = trio.lowlevel.current_trio_token()
+        self.token = trio.lowlevel.current_trio_token()
 
     def finish(self, result: outcome.Outcome[list[Outcome]]) -> None:
         """Called on the writer thread."""
         try:
-            self._token.run_sync_soon(trio.lowlevel.reschedule, self._task, result)
+            self.token.run_sync_soon(trio.lowlevel.reschedule, self._task, result)
         except trio.RunFinishedError:
             log.warning("commit_after_loop")
 
@@ -316,6 +312,8 @@ def _cannot_be_cancelled(_: object) -> trio.lowlevel.Abort:
 def open_store(data_dir: str | os.PathLike[str], **options: int) -> LmdbStore:
     """Open (or make) the store of a data folder. Call it after any fork, and `close` it.
 
-    Options: `map_bytes`, `reserve_bytes`. Raises StoreError: in use, unreadable; SchemaTooNew.
+    Options: `map_bytes`, `reserve_bytes`. Shortens the interpreter's switch interval (`stretches.tune`).
+    Raises StoreError: in use, unreadable; SchemaTooNew.
     """
+    tune()
     return LmdbStore(Path(data_dir), **options)

@@ -248,7 +248,7 @@ async def test_the_reserve_is_given_away_on_a_full_disk_and_kept_again_when_ther
     assert reserve.stat().st_size == 4096
     assert reserve.stat().st_blocks * 512 >= 4096
     with monkeypatch.context() as patch:
-        patch.setattr(engine._Reserve, "_free", lambda self: 100)
+        patch.setattr(engine, "_free_bytes", lambda path: 100)
         await opened(data_dir).close()
     assert not reserve.exists()
     await opened(data_dir).close()

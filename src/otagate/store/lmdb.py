@@ -103,6 +103,11 @@ class _Lock:
         os.close(self._descriptor)
 
 
+def _free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 class _Reserve:
     """DATA/reserve: room kept so that a store can still be opened, and cleared up, on a full disk."""
 
@@ -110,19 +115,15 @@ class _Reserve:
         self._path = data_dir / "reserve"
         self._size = size
 
-    def _free(self) -> int:
-        status = os.statvfs(self._path.parent)
-        return status.f_bavail * status.f_frsize
-
     def free_if_needed(self) -> None:
         """Give the room away if there is hardly any other."""
-        if self._path.exists() and self._free() < self._size:
+        if self._path.exists() and _free_bytes(self._path.parent) < self._size:
             self._path.unlink()
             log.warning("disk_full", freed=str(self._path))
 
     def keep(self) -> None:
         """Take the room (again) when there is enough of it."""
-        if self._path.exists() or self._free() < 2 * self._size:
+        if self._path.exists() or _free_bytes(self._path.parent) < 2 * self._size:
             return
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -271,7 +272,11 @@ class LmdbStore(Engine):
                 application = rules.Application(LmdbTransaction(txn, self._tables), job.changes)
                 self._stretches.apply(application, job.token)
         except lmdb.Error as error:
-            self._failure = CommitFailed(f"a commit to {self._path} failed: {error}")
+            # LMDB tells EIO of a write that a full disk cut short: say how much is left.
+            left = _free_bytes(self._path)
+            self._failure = CommitFailed(
+                f"a commit to {self._path} failed: {error} (the disk has {left} bytes left)"
+            )
             raise self._failure from error
         return application.outcomes
 

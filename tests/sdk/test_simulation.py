@@ -15,15 +15,16 @@ from otagate.sdk.simulation import Drops
         ("30s", Drops(seconds=30)),
         ("0.5s", Drops(seconds=0.5)),
         ("500KB", Drops(size=500_000)),
-        ("2 MiB", Drops(size=2 * 1024**2)),
-        ("7b", Drops(size=7)),
+        ("2MiB", Drops(size=2 * 1024**2)),
+        ("7B", Drops(size=7)),
+        ("30s,2MiB", Drops(seconds=30, size=2 * 1024**2)),
     ],
 )
 def test_parse(text: str, drops: Drops) -> None:
     assert Drops.parse(text) == drops
 
 
-@pytest.mark.parametrize("text", ["", "30", "s", "0s", "-1s", "5 parsecs", "1e3s"])
+@pytest.mark.parametrize("text", ["", "30", "s", "0s", "-1s", "5 parsecs", "1s,", "2 MiB", "1e3s"])
 def test_parse_nonsense(text: str) -> None:
     with pytest.raises(ValueError):
         Drops.parse(text)

@@ -190,7 +190,7 @@ def test_a_limit_ends_a_list(gateway: Gateway, otagate: Run) -> None:
 
 
 def test_a_table(gateway: Gateway, otagate: Run) -> None:
-    row = UPGRADE | {"name": "evil [bold]\x1b[31m\n"}
+    row = UPGRADE | {"name": "evil [bold]\x1b[31m\n", "completed_at": "2026-01-31T12:00:01.234Z"}
     gateway.answers["GET /api/v1/batches/b1/devices"] = pages([row])
     outcome = otagate("batch", "devices", "b1")
     heading, line = outcome.out.splitlines()
@@ -198,6 +198,7 @@ def test_a_table(gateway: Gateway, otagate: Run) -> None:
     assert "evil [bold]�[31m�" in line
     assert "1/3" in line
     assert "other: battery" in line
+    assert "2026-01-31 12:00:01  " in line
     assert outcome.err == "1 in all\n"
 
 

@@ -1,6 +1,7 @@
 """What commands write to stdout: the API's JSON for machines, tables for people."""
 
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from rich.table import Table
 Json = dict[str, Any]
 Column = tuple[str, str | Callable[[Json], Any]]  # heading, and the field's name or how to make the cell
 
+NOTHING = "–"
+RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 LINE_CHARS_MAX = 4000
 TABLE_PAGE_ROWS = 200  # a table is laid out as a whole; longer lists come in several
 
@@ -38,15 +41,16 @@ def write_items(
         for item in items:
             write_json(item)
         return
-    table, count = _table(columns), 0
+    rows: list[list[str]] = []
+    count = 0
     for item in items:
-        table.add_row(*(cell(item, column) for _, column in columns))
+        rows.append([cell(item, column) for _, column in columns])
         count += 1
-        if table.row_count == TABLE_PAGE_ROWS:
-            _print(table)
-            table = _table(columns)
-    if table.row_count or not count:
-        _print(table)
+        if len(rows) == TABLE_PAGE_ROWS:
+            _print(_table(columns, rows))
+            rows.clear()
+    if rows or not count:
+        _print(_table(columns, rows))
     if total:
         print(f"{count} in all", file=sys.stderr)
 
@@ -75,11 +79,13 @@ def cell(item: Json, column: str | Callable[[Json], Any]) -> str:
 
 
 def text(value: Any) -> str:
-    """A value for people; escapes of the terminal and of markup do not get through."""
+    """A value for people: times (UTC) to the second; no control character gets through."""
     if value is None:
-        return "–"
+        return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and (time := RFC3339.fullmatch(value)):
+        return f"{time[1]} {time[2]}"
     return "".join(char if char.isprintable() else "�" for char in str(value))
 
 
@@ -105,10 +111,16 @@ def _flat(item: Json, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _table(columns: Sequence[Column]) -> Table:
+def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
+    """A terminal is narrow: there, columns in which nothing stands are left out."""
+    shown = list(range(len(columns)))
+    if sys.stdout.isatty() and rows:
+        shown = [index for index in shown if any(row[index] not in ("", NOTHING) for row in rows)]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, _ in columns:
-        table.add_column(heading, overflow="fold")
+    for index in shown:
+        table.add_column(columns[index][0], overflow="fold")
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
     return table
 
 

@@ -69,8 +69,12 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------
 
     async def handle(self, events: Sequence[tuple[int, ...]]) -> None:
-        """Handle what a drain returned, in order."""
+        """Handle what a drain returned: what sessions said, then the sessions that end, then the new ones.
+
+        So a last report counts although the connection ended right behind it, or its device is back.
+        """
         hellos: list[tuple[int, messages.Hello, bytes]] = []
+        closed: list[tuple[int, int]] = []
         for event in events:
             kind = event[0]
             if kind == plane.MESSAGE:
@@ -83,14 +87,16 @@ class Sessions:
                 if hello is not None:
                     hellos.append((conn, hello, nonce))  # type: ignore[arg-type]
             elif kind == plane.CLOSED:
-                self._closed(event[1], event[2])
+                closed.append((event[1], event[2]))
             elif kind == plane.STARTED:
                 self._started(event[1], event[2], event[3])
             elif kind == plane.ENDED:
                 self._transfers.ended(event[2], event[1], event[3], event[4])
+        await self.reports.finish()
+        for conn, device in closed:
+            self._closed(conn, device)
         if hellos:
             await self._log_in(hellos)
-        await self.reports.finish()
 
     def _closed(self, conn: int, device: int) -> None:
         self._upgrades.logging_in.discard(conn)

@@ -53,7 +53,9 @@ class Deadlines:
         self._last_tick_ms = now_ms
         for batch in list(self._upgrades.batches.values()):
             if not batch.ended:
-                await self._time_out(batch, now_ms)
+                # in a tick that comes late, no time-out may overtake the end of the validity before it
+                late_ms = max(self._clock.validity_now_ms() - batch.record.expires_at_ms, 0)
+                await self._time_out(batch, now_ms - late_ms)
         self._end_validity()
         self._dispatch.request()
         if now_ms >= self._next_sweep_ms:

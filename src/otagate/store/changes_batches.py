@@ -30,9 +30,9 @@ from otagate.store.interface import (
     Transitioned,
     UndoBatch,
 )
-from otagate.store.snapshot import why_ineligible
 from otagate.store.sweep import Sweep
 from otagate.store.tables import device_key, pair_key, slice_key, u64_key
+from otagate.upgrade.eligibility import ineligible_reason
 from otagate.upgrade.model import BatchStatus, State
 
 BATCH_NUMBERS = b"batch"
@@ -122,7 +122,7 @@ def claim_devices(draft: Draft, change: ClaimDevices) -> list[int] | RequestErro
         value = devices.get(device_key.pack(product.number, number))
         if value is None:
             continue
-        if why_ineligible(records.unpack_device(value), firmware, has_open(number)) is None:
+        if ineligible_reason(records.unpack_device(value), firmware, has_open(number)) is None:
             claimed.append(number)
     draft.saw_time(change.at_ms)
     if claimed:

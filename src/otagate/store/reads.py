@@ -24,9 +24,9 @@ from otagate.store.interface import (
     Upgrade,
     UpgradePage,
 )
-from otagate.store.snapshot import Snapshot, why_ineligible
+from otagate.store.snapshot import Snapshot
 from otagate.store.tables import device_key, pair_key, u32_key, u64_key
-from otagate.upgrade.eligibility import Reason
+from otagate.upgrade.eligibility import Reason, ineligible_reason
 from otagate.upgrade.model import BatchStatus, State
 
 
@@ -152,7 +152,7 @@ def scan_eligible(
         device = records.unpack_device(value)
         if query and not _matches(device, folded_query):
             continue
-        if why_ineligible(device, firmware, has_open(after)) is None:
+        if ineligible_reason(device, firmware, has_open(after)) is None:
             found.append(device)
     return DevicePage(found, None)
 
@@ -175,7 +175,7 @@ def ineligible_reasons(
         device = snapshot.device_named(firmware.product, identifier)
         number = 0 if device is None else device.number
         has_open = device is not None and snapshot.has_open_upgrade(number)
-        found.append((number, why_ineligible(device, firmware, has_open)))
+        found.append((number, ineligible_reason(device, firmware, has_open)))
     return found
 
 

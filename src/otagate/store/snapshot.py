@@ -6,7 +6,6 @@ that it has unpacked, because a drain or a commit asks for the same few again an
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import cast
 
 from otagate.store import records, tables
 from otagate.store.interface import Batch, BatchView, Device, Firmware, Upgrade
@@ -14,12 +13,8 @@ from otagate.store.records import ProductRecord
 from otagate.store.sweep import Sweep
 from otagate.store.tables import Cursor, View, device_key, pair_key, u64_key
 from otagate.upgrade.counts import Counts
-from otagate.upgrade.eligibility import Reason, ineligible_reason
 from otagate.upgrade.model import BatchStatus, Cause, Row, State
 from otagate.upgrade.states import effective
-
-# The rule speaks of a version of text; a device that never logged in has none, and is refused before that.
-why_ineligible = cast(Callable[[Device | None, Firmware, bool], Reason | None], ineligible_reason)
 
 
 class Snapshot:

@@ -82,6 +82,7 @@ map_bytes = 64 * 1024 * MIB  # sparse: costs address space only
 commit_gather_ms = 2  # changes gathered for this long share one fdatasync
 journal_entries_max = 20_000  # queued behind a commit: then devices are not read until it shrinks
 commit_entries_max = 2_000  # transitions of one commit: bounds the writer's hold of the lock
+slices_under_way_max = 4  # of one batch in creation: they share a commit, and others fit between
 slice_devices = 500  # devices of one slice of a batch being created, aborted or undone
 scan_rows_max = 1_000  # rows of one read transaction
 scan_ms_max = 50
@@ -107,6 +108,38 @@ bulk_body_bytes_max = 1_024 * MIB  # of disk that one bulk registration may take
 bulk_gather_bytes = 1 * MIB  # of an arriving bulk held in memory before a thread writes them to disk
 content_piece_bytes = 256 * KIB  # read of an image at a time, in a thread
 query_text_chars_max = 200  # a search text
+
+# -- access ----------------------------------------------------------------------------------------
+tokens_max = 1_000  # good ones; what was revoked or has expired makes room
+token_name_chars_max = 100
+token_days_max = 3_650
+token_used_flush_ms = 60_000  # last_used is written coalesced
+console_sessions_max = 256  # the one that was idle for longest makes room
+console_session_idle_ms = 2 * 3600 * 1000
+console_session_ms_max = 12 * 3600 * 1000  # a working day, then the token is asked for again
+wrong_tokens_free = 5  # of one address: typing errors and stale scripts
+wrong_token_wait_ms_max = 60_000  # each further one doubles the wait, up to this
+wrong_token_forget_ms = 60_000  # without a wrong one, one of them is forgotten each
+wrong_token_addresses_max = 4_096  # remembered; the one that is quiet for longest makes room
+
+# -- answers kept for requests that are sent again ---------------------------------------------------
+idempotency_key_chars_max = 255
+kept_answer_ms = DAY_MS
+kept_answers_max = 100_000  # about 1 KiB each; the oldest makes room
+
+# -- webhooks ----------------------------------------------------------------------------------------
+webhooks_max = 16
+webhook_url_chars_max = 2_000
+webhook_timeout_ms = 10_000  # of one attempt as a whole
+webhook_response_bytes_max = 64 * KIB  # read so that a connection can be used again; more ends it
+webhook_attempts_running_max = 4  # of one webhook: a slow one keeps no other waiting
+webhook_backoff_ms_min = 2_000  # after a first failure; doubled by each further one, jittered
+webhook_backoff_ms_max = 3600 * 1000
+webhook_give_up_ms = DAY_MS
+webhook_load_deliveries = 200  # read from the outbox at a time
+outbox_deliveries_max = 10_000  # waiting for one webhook; when full, what is new is dropped
+batch_stalled_minutes = 30
+stall_look_ms = 60_000  # a batch that is quiet is looked at this often
 
 # -- logs ------------------------------------------------------------------------------------------
 log_field_chars_max = 512  # of one field: what a peer says must not fill the disk

@@ -5,6 +5,7 @@ nobody's acknowledgement. Whatever a crash cuts in two is taken up at the next s
 finished is undone, an ended one is rewritten to its end.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from otagate import limits, logs
 from otagate.errors import Conflict, Invalid, NotFound
 from otagate.gateway.dispatch import Dispatch
-from otagate.gateway.journal import Journal
+from otagate.gateway.journal import Journal, Write
 from otagate.gateway.tables import Roster
 from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import (
@@ -32,6 +33,34 @@ from otagate.upgrade.model import BatchStatus, Range, State
 from otagate.upgrade.validation import BatchParameters
 
 log = logs.get("batches")
+
+
+class _Claims:
+    """The slices of a batch in creation: a few on their way at a time, so that they share commits."""
+
+    def __init__(self, journal: Journal, batch: int, roster: Roster) -> None:
+        self._journal = journal
+        self._batch = batch
+        self._roster = roster
+        self._under_way: deque[Write] = deque()
+
+    async def add(self, numbers: Sequence[int], now_ms: int) -> None:
+        """Claim these devices, ascending and above all before."""
+        for at in range(0, len(numbers), limits.slice_devices):
+            part = numbers[at : at + limits.slice_devices]
+            self._under_way.append(self._journal.begin(ClaimDevices(self._batch, part, now_ms)))
+            if len(self._under_way) >= limits.slices_under_way_max:
+                await self._take()
+
+    async def _take(self) -> None:
+        claimed: list[int] = await self._under_way.popleft().wait()
+        count = len(claimed)
+        self._roster.extend(claimed, bytes([State.TO_BE_PUSHED]) * count, [0] * count, bytes(count))
+
+    async def finish(self) -> None:
+        """Wait for the slices that are still on their way."""
+        while self._under_way:
+            await self._take()
 
 
 class Batches:
@@ -71,10 +100,12 @@ class Batches:
         # From here on the batch is in the store: it is opened or undone, whatever becomes of who asked.
         with trio.CancelScope(shield=True):
             roster = Roster()
+            claims = _Claims(self._journal, batch.number, roster)
             if parameters.range is Range.DIRECTED:
-                await self._claim_chosen(batch, chosen, roster)
+                await claims.add(chosen, self._upgrades.clock.now_ms())
             else:
-                await self._claim_all(batch, firmware, roster)
+                await self._claim_all(firmware, claims)
+            await claims.finish()
             refused = await self._refusal(firmware, parameters, roster)
             if refused is not None:
                 await self._undo(batch)
@@ -87,23 +118,13 @@ class Batches:
         log.info("batch_opened", batch=batch.id, firmware=firmware.id, total=view.counts.total)
         return view
 
-    async def _claim_all(self, batch: Batch, firmware: Firmware, roster: Roster) -> None:
+    async def _claim_all(self, firmware: Firmware, claims: "_Claims") -> None:
         after: int | None = 0
         while after is not None:
+            # a reader thread selects the next devices while the writer is at the slices before
             numbers, after = await self._store.eligible_numbers(firmware.id, after=after)
-            await self._claim(batch, numbers, roster)
+            await claims.add(numbers, self._upgrades.clock.now_ms())
             await trio.lowlevel.checkpoint()
-
-    async def _claim_chosen(self, batch: Batch, numbers: Sequence[int], roster: Roster) -> None:
-        await self._claim(batch, numbers, roster)
-
-    async def _claim(self, batch: Batch, numbers: Sequence[int], roster: Roster) -> None:
-        for at in range(0, len(numbers), limits.slice_devices):
-            part = numbers[at : at + limits.slice_devices]
-            now_ms = self._upgrades.clock.now_ms()
-            claimed: list[int] = await self._journal.write(ClaimDevices(batch.number, part, now_ms))
-            count = len(claimed)
-            roster.extend(claimed, bytes([State.TO_BE_PUSHED]) * count, [0] * count, bytes(count))
 
     async def _refusal(
         self, firmware: Firmware, parameters: BatchParameters, roster: Roster

@@ -53,19 +53,27 @@ class Callback(Entry):
         self._call()
 
 
-class _Write(Entry):
-    """An operator's entry: somebody waits for its outcomes."""
+class Write(Entry):
+    """An operator's entry: somebody waits for the outcome of its one change."""
 
-    __slots__ = ("done", "outcomes")
+    __slots__ = ("_done", "_outcome")
 
-    def __init__(self, changes: Sequence[Change]) -> None:
-        super().__init__(changes)
-        self.done = trio.Event()
-        self.outcomes: Sequence[Outcome] = ()
+    def __init__(self, change: Change) -> None:
+        super().__init__((change,))
+        self._done = trio.Event()
+        self._outcome: Outcome = None
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
-        self.outcomes = outcomes
-        self.done.set()
+        """See Entry."""
+        self._outcome = outcomes[0]
+        self._done.set()
+
+    async def wait(self) -> Any:
+        """The outcome, after the commit; raises the RequestError that refuses the change."""
+        await self._done.wait()
+        if isinstance(self._outcome, RequestError):
+            raise self._outcome
+        return self._outcome
 
 
 def weight(changes: Sequence[Change]) -> int:
@@ -110,13 +118,13 @@ class Journal:
 
     async def write(self, change: Change) -> Any:
         """Commit one change and return its outcome; raises the RequestError that refuses it."""
-        entry = _Write((change,))
+        return await self.begin(change).wait()
+
+    def begin(self, change: Change) -> Write:
+        """Submit one change; whoever wants its outcome waits for it later."""
+        entry = Write(change)
         self.submit(entry)
-        await entry.done.wait()
-        outcome = entry.outcomes[0]
-        if isinstance(outcome, RequestError):
-            raise outcome
-        return outcome
+        return entry
 
     def withdraw(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
         """Take the queued entries that `wanted` picks back out, in order (to decide them again)."""

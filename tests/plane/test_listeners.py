@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
 from otagate import plane
 
 from .rig import PREFACE, TEXT, Rig
@@ -172,3 +174,11 @@ def test_many_arrive_at_once(make_rig: Callable[..., Rig]) -> None:
     rig.wait(lambda: len(rig.events) == count)
     assert {event[0] for event in rig.events} == {plane.HELLO}
     assert len({event[1] for event in rig.events}) == count
+
+
+def test_more_listeners_than_there_is_room_for(rig: Rig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(7):
+            rig.plane.listen(listener.fileno())
+        with pytest.raises(OSError, match="No space left"):
+            rig.plane.listen(listener.fileno())

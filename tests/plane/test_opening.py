@@ -67,7 +67,7 @@ def test_every_connection_has_a_nonce_of_its_own(rig: Rig, link: str) -> None:
     assert len({rig.greet(link).nonce for _ in range(20)}) == 20
 
 
-def test_nonces_outlast_one_page_of_random_bytes(make_rig: Callable[..., Rig]) -> None:
+def test_nonces_outlast_what_the_kernel_is_asked_for_at_a_time(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(connections_max=300)
     peers = [rig.connect() for _ in range(300)]
     for peer in peers:

@@ -58,10 +58,11 @@ cdef int watch_timer(Core* core) noexcept nogil:
     return epoll_ctl(core.epoll, EPOLL_CTL_ADD, core.timer, &event)
 
 
-cdef Core* create_core(const Bounds* bounds) noexcept nogil:
+cdef Core* create_core(const Bounds* bounds, int* failure) noexcept nogil:
     cdef int index
     cdef Core* core = <Core*>calloc(1, sizeof(Core))
     if core == NULL:
+        failure[0] = ENOMEM
         return NULL
     core.bounds = bounds[0]
     core.timer = -1
@@ -75,6 +76,7 @@ cdef Core* create_core(const Bounds* bounds) noexcept nogil:
         core.epoll < 0 or core.scratch == NULL or core.nonces == NULL or create_table(core) < 0
         or create_events(core) < 0 or create_wheel(core) < 0 or watch_timer(core) < 0
     ):
+        failure[0] = errno
         destroy_core(core)
         return NULL
     return core

@@ -39,7 +39,7 @@ import os
 
 from otagate import limits
 
-cdef enum Command:
+cdef enum:
     COMMAND_SEND = 1
     COMMAND_SEND_BINARY = 2
     COMMAND_ADMIT = 3
@@ -264,6 +264,7 @@ cdef class Plane:
         bint echo=False,
     ):
         cdef Bounds bounds
+        cdef int failure = 0
         if message_bytes_max is None:
             message_bytes_max = limits.echo_message_bytes_max if echo else limits.message_bytes_max
         if connection_output_bytes_max is None:
@@ -294,9 +295,9 @@ cdef class Plane:
         bounds.events_max = drain_events_max
         bounds.sndbuf_bytes = connection_sndbuf_bytes
         bounds.echo = echo
-        self.core = create_core(&bounds)
+        self.core = create_core(&bounds, &failure)
         if self.core == NULL:
-            raise error_of(errno)
+            raise error_of(failure)
 
     def __dealloc__(self):
         self.close()
@@ -308,16 +309,17 @@ cdef class Plane:
 
     def listen(self, int fd):
         cdef Core* core = self.opened()
+        cdef int failure
         cdef int one = 1
         cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
         if copy < 0:
             raise error_of(errno)
         fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK)
         setsockopt(copy, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))  # connections inherit it
-        if add_listener(core, copy) < 0:
-            error = error_of(errno)
+        failure = add_listener(core, copy)
+        if failure:
             close(copy)
-            raise error
+            raise error_of(failure)
 
     def unlisten(self):
         drop_listeners(self.opened())

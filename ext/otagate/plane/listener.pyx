@@ -30,12 +30,11 @@ cdef int add_listener(Core* core, int fd) noexcept nogil:
     while index < LISTENERS_MAX and core.listeners[index].fd >= 0:
         index += 1
     if index == LISTENERS_MAX:
-        errno = ENOSPC
-        return -1
+        return ENOSPC
     core.listeners[index].fd = fd
     if not core.resting and watch(core, index) < 0:
         core.listeners[index].fd = -1
-        return -1
+        return errno
     return 0
 
 

@@ -130,7 +130,7 @@ cdef void challenge(Core* core, Connection* connection) noexcept nogil:
 
 
 cdef int draw_nonce(Core* core, uint8_t* out) noexcept nogil:
-    """Random bytes, asked of the kernel a page at a time."""
+    """Random bytes, asked of the kernel for several connections at a time."""
     if core.nonces_used == NONCE_POOL_BYTES:
         if getrandom(core.nonces, NONCE_POOL_BYTES, 0) != NONCE_POOL_BYTES:
             return -1

@@ -25,7 +25,7 @@ cdef enum:
     SLOT_MASK = 0xFFFFF                 # slot 0 is never used: a zero link means "none"
 
     NONCE_BYTES = 16
-    NONCE_POOL_BYTES = 4096
+    NONCE_POOL_BYTES = 256              # getrandom(2) gives so many whole, whatever signals come
     ARENA_MESSAGE_BYTES_MAX = 4096      # larger messages are gathered in memory of their own
     READ_BYTES_STRANGER = 4096          # at most this much of a stranger is ever held
     READ_BYTES_SESSION = 16384

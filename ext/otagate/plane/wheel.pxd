@@ -13,7 +13,7 @@ cdef inline int64_t age_ms(Core* core, uint32_t then) noexcept nogil:
     return <uint32_t>(<uint32_t>core.now_ms - then)
 
 
-cdef int create_wheel(Core* core) noexcept nogil                        # 0, or -1 and errno
+cdef int create_wheel(Core* core) noexcept nogil                        # 0, or -1
 cdef void destroy_wheel(Core* core) noexcept nogil
 cdef void read_clock(Core* core) noexcept nogil
 cdef void schedule(Core* core, Connection* connection, int64_t left_ms) noexcept nogil

@@ -9,6 +9,7 @@ or SIGTERM.
 `pump` is also the shortest whole example of how a Trio task drives a plane.
 """
 
+import contextlib
 import signal
 import socket
 import sys
@@ -48,6 +49,7 @@ async def serve(host: str, port: int) -> None:
         echo=True,
     )
     with (
+        contextlib.closing(plane),
         socket.create_server((host, port), family=family, backlog=BACKLOG) as listener,
         trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
     ):
@@ -58,7 +60,6 @@ async def serve(host: str, port: int) -> None:
             nursery.start_soon(pump, plane)
             async for _ in signals:
                 nursery.cancel_scope.cancel()
-    plane.close()
 
 
 def main() -> int:

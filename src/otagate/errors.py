@@ -9,6 +9,8 @@
     │   ├── Conflict            409  already taken, in use, or already ended
     │   ├── TooLarge            413
     │   ├── Invalid             422  any other broken rule; names the field
+    │   ├── TooManyAttempts     429  wrong tokens from one address
+    │   ├── Busy                503  as many of these at a time as there may be
     │   └── NoRoom              507  the disk is too full for it
     ├── ConfigurationError      theirs: the configuration; the process does not start
     └── StoreError              the world's: the store cannot be opened or written; the process stops
@@ -85,6 +87,24 @@ class Invalid(RequestError):
 
     status = 422
     code = "invalid"
+
+
+class Busy(RequestError):
+    """As many of these at a time as there may be (limits.py): later, or after ending another."""
+
+    status = 503
+    code = "busy"
+
+
+class TooManyAttempts(RequestError):
+    """Too many wrong tokens from one address; `details` says for how many seconds no other is looked at."""
+
+    status = 429
+    code = "too_many_attempts"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, details={"retry_after_s": retry_after_s})
+        self.retry_after_s = retry_after_s
 
 
 class NoRoom(RequestError):

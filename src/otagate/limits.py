@@ -141,6 +141,17 @@ outbox_deliveries_max = 10_000  # waiting for one webhook; when full, what is ne
 batch_stalled_minutes = 30
 stall_look_ms = 60_000  # a batch that is quiet is looked at this often
 
+# -- events, overview --------------------------------------------------------------------------------
+events_subscribers_max = 64  # each may hold a connection of admin_connections_max
+events_interval_ms = 250  # between two events about one batch: faster than that nobody reads
+events_overview_ms = 1_000
+events_comment_ms = 15_000  # of silence, then a comment: proxies cut silent connections off after 60 s
+events_retry_ms = 2_000  # a browser that lost its stream comes back after this
+events_batches_max = 1_000  # remembered by when they changed; who comes back later is told all anew
+events_devices_max = 200  # of a watched batch, named in one event
+overview_interval_ms = 5_000
+overview_samples_max = 120  # ten minutes
+
 # -- logs ------------------------------------------------------------------------------------------
 log_field_chars_max = 512  # of one field: what a peer says must not fill the disk
 log_lines_per_second_max = 10  # of one event that peers can cause at will; the rest is counted
@@ -151,4 +162,5 @@ assert chunk_bytes_max <= turn_sendfile_bytes_max
 assert turn_messages_max <= drain_events_max
 assert directed_devices_max <= bulk_devices_max
 assert bulk_line_bytes_max <= bulk_gather_bytes <= bulk_body_bytes_max
+assert events_subscribers_max < admin_connections_max
 assert admin_graceful_timeout_ms < drain_timeout_ms

@@ -22,6 +22,7 @@ import trio
 from otagate import limits
 from otagate.errors import RequestError
 from otagate.store.interface import Change, ClaimDevices, Outcome, RegisterDevices, Store, TouchDevices
+from otagate.store.operators import Audited
 
 
 class Entry:
@@ -56,16 +57,19 @@ class Callback(Entry):
 class Write(Entry):
     """An operator's entry: somebody waits for the outcome of its one change."""
 
-    __slots__ = ("_done", "_outcome")
+    __slots__ = ("_done", "_outcome", "_settled")
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: Change, settled: Callable[[Any], object] | None = None) -> None:
         super().__init__((change,))
+        self._settled = settled
         self._done = trio.Event()
         self._outcome: Outcome = None
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """See Entry."""
         self._outcome = outcomes[0]
+        if self._settled is not None and not isinstance(self._outcome, RequestError):
+            self._settled(self._outcome)
         self._done.set()
 
     async def wait(self) -> Any:
@@ -80,6 +84,8 @@ def weight(changes: Sequence[Change]) -> int:
     """Rows that the changes write, about: what bounds a group, so that no commit grows long."""
     total = 1
     for change in changes:
+        if isinstance(change, Audited):
+            change = change.change
         if isinstance(change, ClaimDevices | RegisterDevices):
             total += len(change.devices)
         elif isinstance(change, TouchDevices):
@@ -116,9 +122,15 @@ class Journal:
         if len(self._queue) >= limits.journal_entries_max and self._room.is_set():
             self._room = trio.Event()
 
-    async def write(self, change: Change) -> Any:
-        """Commit one change and return its outcome; raises the RequestError that refuses it."""
-        return await self.begin(change).wait()
+    async def write(self, change: Change, settled: Callable[[Any], object] | None = None) -> Any:
+        """Commit one change and return its outcome; raises the RequestError that refuses it.
+
+        `settled(outcome)` is called as soon as it is durable, also when whoever waits is gone by then: what
+        memory keeps of the store is brought up to date there.
+        """
+        entry = Write(change, settled)
+        self.submit(entry)
+        return await entry.wait()
 
     def begin(self, change: Change) -> Write:
         """Submit one change; whoever wants its outcome waits for it later."""

@@ -8,12 +8,13 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from otagate import limits
 from otagate.errors import Conflict, Invalid, Malformed, NotFound, RequestError
+from otagate.gateway.events import Subscription, subscribe
 from otagate.gateway.upgrades import number_of
 from otagate.gateway.views import (
     BatchFirmware,
@@ -28,6 +29,7 @@ from otagate.gateway.views import (
     FirmwareMetadata,
     FirmwareView,
     IneligibleDevice,
+    OverviewView,
     Page,
     ProductView,
     RegisterDeviceRequest,
@@ -37,9 +39,9 @@ from otagate.gateway.views import (
     TimelineView,
     UpgradeDetails,
     UpgradeView,
-    rfc3339,
 )
 from otagate.store import interface as records
+from otagate.times import rfc3339
 from otagate.upgrade import validation, waiting
 from otagate.upgrade.model import BatchStatus, State
 
@@ -73,6 +75,27 @@ class Service:
     def ready(self) -> list[str]:
         """Why the gateway is not ready; empty when it is."""
         return self._gateway.not_ready()
+
+    async def overview(self) -> OverviewView:
+        """What the gateway does now."""
+        return await self._gateway.overview.view()
+
+    async def subscribe(
+        self, *, batch: str | None, product: str | None, cursor: str | None
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Events of one batch, or of all (of a product). NotFound; entering it: Busy. See gateway.events."""
+        if product is not None:
+            await self._product(product)
+        view = None if batch is None else await self._batch(batch)
+        return subscribe(
+            self._gateway.board,
+            self._store,
+            _batch,
+            self._gateway.overview.event,
+            batch=None if view is None else view.batch,
+            product=product,
+            cursor=cursor,
+        )
 
     # -- products --------------------------------------------------------------------------------
 

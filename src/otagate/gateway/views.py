@@ -4,20 +4,11 @@ Times are RFC 3339 UTC strings with milliseconds ("2026-01-31T12:00:00.000Z"). A
 records at the moment of asking; it is never stored.
 """
 
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 Item = TypeVar("Item")
-
-
-def rfc3339(ms: int | None) -> str | None:
-    """A time in UTC milliseconds as RFC 3339, or None for none."""
-    if not ms:
-        return None
-    text = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{ms % 1000:03d}Z"
 
 
 class Page(Struct, Generic[Item], frozen=True):
@@ -205,6 +196,58 @@ class IneligibleDevice(Struct, frozen=True):
     identifier: str
     reason: str
     message: str
+
+
+# -- what goes on now --------------------------------------------------------------------------------
+
+
+class OverviewHistory(Struct, frozen=True):
+    """The last ten minutes, one item for each `interval_s`, the newest last; `at` is when that one was taken.
+
+    `devices_online` as it was then; `logins` and `pushes`: how many there were in the interval.
+    """
+
+    interval_s: int
+    at: str
+    devices_online: list[int]
+    logins: list[int]
+    pushes: list[int]
+
+
+class OverviewView(Struct, frozen=True):
+    """What the gateway does now. Totals count from `started_at`."""
+
+    devices_online: int
+    devices_total: int
+    batches_in_progress: int
+    logins_total: int
+    pushes_total: int
+    transitions_total: int
+    bytes_streamed_total: int
+    transfers_running: int
+    version: str
+    started_at: str
+    history: OverviewHistory
+
+
+class OverviewEvent(Struct, frozen=True):
+    """GET /events, event `overview`. Totals count from the start of the process."""
+
+    at: str
+    devices_online: int
+    logins_total: int
+    pushes_total: int
+    transitions_total: int
+    bytes_streamed_total: int
+    transfers_running: int
+    commits_total: int
+
+
+class ChangedUpgrades(Struct, frozen=True):
+    """GET /events, event `upgrades`: devices whose upgrade looks different now; `more`: others too."""
+
+    changed: list[str]
+    more: bool
 
 
 # -- requests: what operators send ------------------------------------------------------------------

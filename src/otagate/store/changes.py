@@ -5,7 +5,9 @@ from typing import Any, Final, cast
 
 from otagate.store import changes_batches as batches
 from otagate.store import changes_fleet as fleet
+from otagate.store import changes_operators as operators
 from otagate.store import interface
+from otagate.store import operators as kinds
 from otagate.store.draft import Draft
 from otagate.store.interface import Change, Outcome
 from otagate.store.tables import Transaction
@@ -29,6 +31,16 @@ APPLY: Final[dict[type[Any], Callable[[Draft, Any], Any]]] = {
     interface.RewriteSlice: batches.rewrite_slice,
     interface.Transition: batches.transition,
     interface.PutSetting: fleet.put_setting,
+    kinds.AddToken: operators.add_token,
+    kinds.RevokeToken: operators.revoke_token,
+    kinds.TouchTokens: operators.touch_tokens,
+    kinds.Audited: lambda draft, change: operators.audited(draft, change, APPLY),
+    kinds.SweepAnswers: operators.sweep_answers,
+    kinds.AddWebhook: operators.add_webhook,
+    kinds.DeleteWebhook: operators.delete_webhook,
+    kinds.ClearOutbox: operators.clear_outbox,
+    kinds.FinishDeliveries: operators.finish_deliveries,
+    kinds.TellStalled: operators.tell_stalled,
 }
 
 

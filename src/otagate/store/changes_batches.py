@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from otagate import limits
 from otagate.errors import Conflict, Invalid, NotFound, RequestError
-from otagate.store import records, tables
+from otagate.store import records, tables, telling
 from otagate.store.draft import Draft
 from otagate.store.interface import (
     Batch,
@@ -202,6 +202,8 @@ def end_batch(draft: Draft, change: EndBatch) -> BatchView | RequestError:
     for state in State:
         if state < State.SUCCEEDED:
             counts.move(state, State.FAILED, counts[state])
+    if draft.webhooks:
+        telling.batch_ended(draft, batch)
     return draft.batch_view(batch)
 
 
@@ -263,6 +265,8 @@ def transition(draft: Draft, change: Transition) -> Transitioned | Stale:
         return TRANSITIONED
     counts = draft.changing_counts(number)
     counts.move(state, row.state)
+    if row.state == State.FAILED and draft.webhooks:
+        telling.device_failed(draft, batch, change.device, row)
     if row.state < State.SUCCEEDED or counts.open:
         return TRANSITIONED
     completed = replace(
@@ -271,4 +275,6 @@ def transition(draft: Draft, change: Transition) -> Transitioned | Stale:
     draft.put_batch(completed)
     draft.transaction.delete(tables.FIRMWARE_USES, _use_key(batch))
     draft.transaction.delete(tables.UNFINISHED, u64_key.pack(number))
+    if draft.webhooks:
+        telling.batch_ended(draft, completed)
     return Transitioned(completed)

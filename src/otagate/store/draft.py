@@ -1,11 +1,14 @@
 """A commit being written: a snapshot of its own writes, with what is put once at its end.
 
-Counts of a batch, the numbers last given and the newest time change with nearly every change of a group;
-they are kept here and put by `flush`, once for the group.
+Counts of a batch, the numbers last given, the newest time and what waits for a webhook change with nearly
+every change of a group; they are kept here and put by `flush`, once for the group.
 """
+
+from functools import cached_property
 
 from otagate.store import records, tables
 from otagate.store.interface import Batch, Firmware
+from otagate.store.operators import Webhook
 from otagate.store.records import ProductRecord
 from otagate.store.snapshot import Snapshot
 from otagate.store.tables import Transaction, u64_key
@@ -21,6 +24,24 @@ class Draft(Snapshot):
         self._changed_counts: set[int] = set()
         self._last_numbers: dict[bytes, int] = {}
         self._newest_time_ms = 0
+        self._changed_webhooks: set[int] = set()
+
+    @cached_property
+    def webhooks(self) -> dict[int, Webhook]:
+        """All subscriptions by number: looked up in a commit that has something to tell, and in no other."""
+        found = tables.scan(self.view, tables.WEBHOOKS, b"")
+        return {int(u64_key.unpack(key)[0]): records.unpack_webhook(value) for key, value in found}
+
+    def change_webhook(self, webhook: Webhook) -> None:
+        """Write a webhook, new or not."""
+        self.webhooks[webhook.number] = webhook
+        self._changed_webhooks.add(webhook.number)
+
+    def delete_webhook(self, webhook: Webhook) -> None:
+        """Delete a webhook."""
+        del self.webhooks[webhook.number]
+        self._changed_webhooks.discard(webhook.number)
+        self.transaction.delete(tables.WEBHOOKS, u64_key.pack(webhook.number))
 
     def number(self, kind: bytes) -> int:
         """A number of that kind (a key of the table meta) that was never given before."""
@@ -78,6 +99,8 @@ class Draft(Snapshot):
         put = self.transaction.put
         for batch in self._changed_counts:
             put(tables.COUNTS, u64_key.pack(batch), tables.counts_value.pack(*self._counts[batch].numbers))
+        for number in self._changed_webhooks:
+            put(tables.WEBHOOKS, u64_key.pack(number), records.pack_webhook(self.webhooks[number]))
         for kind, last in self._last_numbers.items():
             put(tables.META, kind, u64_key.pack(last))
         if self._newest_time_ms:

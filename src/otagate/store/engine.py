@@ -6,11 +6,11 @@ transaction's budget bought.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import TypeVar
 
 from otagate.store import reads
+from otagate.store.engine_operators import OperatorsReads
 from otagate.store.interface import (
     BatchPage,
     BatchView,
@@ -27,21 +27,16 @@ from otagate.store.interface import (
 )
 from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
-from otagate.store.tables import View
 from otagate.upgrade.eligibility import Reason
 from otagate.upgrade.model import BatchStatus, State
 
 T = TypeVar("T")
 
 
-class Engine:
+class Engine(OperatorsReads):
     """The reads of `interface.Store`; their contracts stand there."""
 
     timed_scans = True
-
-    def view(self) -> AbstractContextManager[View]:
-        """One read transaction, to be left on the thread that entered it, without an await in between."""
-        raise NotImplementedError
 
     async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply a group in one transaction (interface.Store.commit)."""
@@ -52,7 +47,6 @@ class Engine:
         raise NotImplementedError
 
     async def _scan(self, read: Callable[[Snapshot, Budget], T]) -> T:
-        """Run a read that may take a while: here, at once."""
         return self._read(read)
 
     def _read(self, read: Callable[[Snapshot, Budget], T]) -> T:

@@ -30,6 +30,21 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from otagate.errors import RequestError
+from otagate.store.operators import (
+    AddToken,
+    AddWebhook,
+    Audited,
+    ClearOutbox,
+    DeleteWebhook,
+    FinishDeliveries,
+    OperatorsStore,
+    RevokeToken,
+    SweepAnswers,
+    TellStalled,
+    Token,
+    TouchTokens,
+    Webhook,
+)
 from otagate.upgrade.counts import Counts
 from otagate.upgrade.eligibility import Reason
 from otagate.upgrade.model import BatchStatus, Policy, Row, State
@@ -371,7 +386,7 @@ class Stale(Struct, frozen=True, gc=False):
 
 
 class PutSetting(Struct, frozen=True):
-    """→ None. A small named value of the gateway's own (the hash of the admin token)."""
+    """→ None. A small named value of the gateway's own."""
 
     name: str
     value: bytes
@@ -396,6 +411,16 @@ Change: TypeAlias = (
     | RewriteSlice
     | Transition
     | PutSetting
+    | AddToken
+    | RevokeToken
+    | TouchTokens
+    | Audited
+    | SweepAnswers
+    | AddWebhook
+    | DeleteWebhook
+    | ClearOutbox
+    | FinishDeliveries
+    | TellStalled
 )
 
 Outcome: TypeAlias = (
@@ -410,12 +435,14 @@ Outcome: TypeAlias = (
     | BatchView
     | Transitioned
     | Stale
+    | Token
+    | Webhook
     | RequestError  # refused; returned, never raised
     | None
 )
 
 
-class Store(Protocol):
+class Store(OperatorsStore, Protocol):
     """What an engine offers. Reads may finish without yielding; scans run in reader threads."""
 
     async def commit(self, changes: Sequence[Change]) -> list[Outcome]:

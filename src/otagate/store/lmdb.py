@@ -35,10 +35,11 @@ from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome
+from otagate.store.migrations import migrate
 from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
 from otagate.store.stretches import Stretches, tune
-from otagate.store.tables import View
+from otagate.store.tables import View, u64_key
 
 log = logs.get("store")
 T = TypeVar("T")
@@ -135,21 +136,21 @@ class _Reserve:
             os.close(descriptor)
 
 
-def check_schema(environment: lmdb.Environment, path: Path) -> bool:
-    """Whether the store has a schema at all (a new one has none). SchemaTooNew if it is a later one."""
+def check_schema(environment: lmdb.Environment, path: Path) -> int:
+    """The schema of the store, 0 of a new one. SchemaTooNew if it is a later one than ours."""
     with environment.begin() as txn:
         try:
             meta = environment.open_db(tables.META.encode(), txn, create=False)
         except lmdb.NotFoundError:
-            return False
+            return 0
         value = txn.get(tables.SCHEMA_KEY, None, meta)
-    found = 0 if value is None else tables.u64_key.unpack(value)[0]
+    found: int = 0 if value is None else u64_key.unpack(value)[0]
     if found > tables.SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{path} has schema {found} and this otagate knows schema {tables.SCHEMA_VERSION}: "
             "run the otagate that wrote it, or a newer one, or restore a backup from before the upgrade"
         )
-    return True
+    return found
 
 
 def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:
@@ -172,15 +173,23 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> l
 
 
 def open_tables(environment: lmdb.Environment, path: Path, *, readonly: bool = False) -> dict[str, Any]:
-    """Handles of all tables, made if they are missing."""
+    """Handles of all tables, made if they are missing; a former schema is carried forward."""
     try:
-        if not check_schema(environment, path) and not readonly:
+        schema = check_schema(environment, path)
+        if readonly and schema < tables.SCHEMA_VERSION:
+            raise StoreError(f"{path} has schema {schema}: `otagate serve` carries it forward when it starts")
+        handles = {name: environment.open_db(name.encode(), create=not readonly) for name in tables.TABLES}
+        if schema < tables.SCHEMA_VERSION:
             with environment.begin(write=True) as txn:
-                meta = environment.open_db(tables.META.encode(), txn)
-                txn.put(tables.SCHEMA_KEY, tables.u64_key.pack(tables.SCHEMA_VERSION), db=meta)
-        return {name: environment.open_db(name.encode(), create=not readonly) for name in tables.TABLES}
+                transaction = LmdbTransaction(txn, handles)
+                if schema:
+                    migrate(transaction, schema)
+                    log.info("schema_carried_forward", was=schema, now=tables.SCHEMA_VERSION)
+                else:
+                    transaction.put(tables.META, tables.SCHEMA_KEY, u64_key.pack(tables.SCHEMA_VERSION))
     except lmdb.Error as error:
         raise StoreError(f"cannot read the store in {path}: {error}") from error
+    return handles
 
 
 @contextmanager

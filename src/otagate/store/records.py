@@ -29,6 +29,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from otagate.store.interface import Batch, Device, Firmware, Product
+from otagate.store.operators import Delivery, KeptAnswer, Token, Webhook
 from otagate.upgrade.model import Cause, Remark, Row, Stage, State, TimelineEntry
 
 ROW_LAYOUT: Final = 1
@@ -217,6 +218,10 @@ _PRODUCTS = Record(ProductRecord)
 _DEVICES = Record(Device)
 _FIRMWARE = Record(Firmware)
 _BATCHES = Record(Batch)
+_TOKENS = Record(Token)
+_ANSWERS = Record(KeptAnswer)
+_WEBHOOKS = Record(Webhook)
+_DELIVERIES = Record(Delivery)
 pack_product = _PRODUCTS.pack
 unpack_product = _PRODUCTS.unpack
 pack_device = _DEVICES.pack
@@ -225,3 +230,11 @@ pack_firmware = _FIRMWARE.pack
 unpack_firmware = _FIRMWARE.unpack
 pack_batch = _BATCHES.pack
 unpack_batch = _BATCHES.unpack
+pack_token = _TOKENS.pack
+unpack_token = _TOKENS.unpack
+pack_answer = _ANSWERS.pack
+unpack_answer = _ANSWERS.unpack
+pack_webhook = _WEBHOOKS.pack
+unpack_webhook = _WEBHOOKS.unpack
+pack_delivery = _DELIVERIES.pack
+unpack_delivery = _DELIVERIES.unpack

@@ -24,6 +24,15 @@ Keys are big-endian numbers and bytes, so that their order is the order of numbe
     members            batch u64, slice u32 → numbers          devices of a slice, ascending
     upgrades           device u64, batch u64 → packed row      so one put claims a device, and a seek finds
                                                                its newest row
+
+For operators (`operators`):
+
+    tokens             number u64 → record
+    audit              number u64 → hash, JSON                 a chain (`audit`); its last hash is in meta
+    answers            SHA-256 → record                        of requests that may be sent again
+    answer_times       ms u64, SHA-256 → nothing               the oldest of them first
+    webhooks           number u64 → record
+    outbox             webhook u64, number u64 → record        what each is to be told, in order
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,6 +56,12 @@ COUNTS: Final = "counts"
 UNFINISHED: Final = "unfinished"
 MEMBERS: Final = "members"
 UPGRADES: Final = "upgrades"
+TOKENS: Final = "tokens"
+AUDIT: Final = "audit"
+ANSWERS: Final = "answers"
+ANSWER_TIMES: Final = "answer_times"
+WEBHOOKS: Final = "webhooks"
+OUTBOX: Final = "outbox"
 
 TABLES: Final = (
     META,
@@ -66,16 +81,24 @@ TABLES: Final = (
     UNFINISHED,
     MEMBERS,
     UPGRADES,
+    TOKENS,
+    AUDIT,
+    ANSWERS,
+    ANSWER_TIMES,
+    WEBHOOKS,
+    OUTBOX,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # what each is, and how a former one is carried forward: `migrations`
 SCHEMA_KEY: Final = b"schema"
 NEWEST_TIME_KEY: Final = b"newest_time"
+AUDIT_HEAD_KEY: Final = b"audit_head"  # the hash of the last entry
+KEPT_ANSWERS_KEY: Final = b"kept_answers"  # how many there are
 
 u32_key: Final = Struct(">I")
 u64_key: Final = Struct(">Q")
 device_key: Final = Struct(">IQ")  # product, number
-pair_key: Final = Struct(">QQ")  # (device, batch) or (firmware, batch)
+pair_key: Final = Struct(">QQ")  # (device, batch), (firmware, batch) or (webhook, delivery)
 slice_key: Final = Struct(">QI")  # batch, slice
 progress_value: Final = Struct(">II")  # slices, rewritten
 counts_value: Final = Struct(">7I")
@@ -155,5 +178,5 @@ def number_of_id(letter: str, id: str) -> int | None:
 
 
 def id_of_number(letter: str, number: int) -> str:
-    """ "b1" for batches, "f1" for firmware."""
+    """ "b1" for batches, "f1" for firmware; "t1" for tokens, "w1" for webhooks."""
     return f"{letter}{number}"

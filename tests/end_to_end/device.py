@@ -21,7 +21,7 @@ import xxhash
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 ABNORMAL = 1006
 WITHIN_S = 20.0  # of the test's clock: what has not come by then never will
-SECRET = "a secret of the tests, sixteen or more"
+SECRET = "a secret of the tests: sixteen or more"
 CHUNK_HEADER = struct.Struct(">IIQ")
 LINGER_NOTHING = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

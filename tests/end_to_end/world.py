@@ -89,7 +89,7 @@ class World:
         try:
             async with trio.open_nursery() as nursery:
                 self.gateway = Gateway(self.configuration, self.store, plane, clock, blobs.path, nursery)
-                self.service = Service(self.gateway, blobs, b"")
+                self.service = Service(self.gateway, blobs)
                 await self.gateway.take_up()
                 nursery.start_soon(self.gateway.run, wait_ready)
                 plane.listen(listener.fileno())

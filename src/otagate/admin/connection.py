@@ -89,7 +89,8 @@ class Connection(TCPServer):
         async with self.send_lock:
             try:
                 await self.stream.send_all(event.data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # Busy: with the lock held, the one other sender is the close, which says that we have ended
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 await self.protocol.handle(Closed())
 
 

@@ -143,8 +143,10 @@ class Reports:
             record = (await self._store.devices_by_number([device]))[0]
             known = self.known_version(device, record)
             self._record_version(device, message.version, known, conn)
-            if newest is not None and newest.batch != number_of(message.batch) and not newest.row.ended:
-                # the version counts for what runs now, whichever batch the result is about
+            about_newest = newest is not None and newest.batch == number_of(message.batch)
+            is_its_report = newest is not None and about_newest and self._was_given(newest)
+            if newest is not None and not is_its_report and self._upgrades.known(newest):
+                # the version counts for the newest upgrade, whatever the result is about
                 self._upgrades.decide(newest, VersionReported(message.version, known), conn=conn, epoch=conn)
         event = Result(
             attempt=message.attempt,

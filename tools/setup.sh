@@ -16,7 +16,7 @@ pins=$root/tools/requirements.txt
 
 # Debian's names of what pip cannot bring. libc6-dev is only a recommendation of gcc.
 packages_build=(gcc libc6-dev libssl-dev python3 python3-dev python3-venv)
-commands_test=(curl:curl node:nodejs openssl:openssl)  # command:package, of what the tests call
+commands_test=(curl:curl node:nodejs npm:npm openssl:openssl strace:strace)  # command:package, of what the tests call
 
 say() { printf 'otagate: %s\n' "$*" >&2; }
 
@@ -234,6 +234,23 @@ ensure_environment() { environment_current "$(environment_wanted)" || locked mak
 ensure_built() {
     ensure_environment
     build_current "$(build_wanted)" || locked build_if_changed
+}
+
+# The WebSocket client of npm that drives the gateway in tests, in build/npm. It works if a copy of the lock
+# stands beside it: that is the last thing to come.
+npm_from=$root/tests/end_to_end/npm
+npm_to=$root/build/npm
+
+install_npm_packages() {
+    rm -rf "$npm_to"
+    mkdir -p "$npm_to"
+    cp "$npm_from"/package.json "$npm_from"/package-lock.json "$npm_to"
+    (cd "$npm_to" && npm ci --silent --no-audit --no-fund --ignore-scripts) || die "npm ci failed"
+    cp "$npm_from/package-lock.json" "$npm_to/.installed"
+}
+
+ensure_npm_packages() {
+    cmp -s "$npm_from/package-lock.json" "$npm_to/.installed" || locked install_npm_packages
 }
 
 check_style_and_types() {

@@ -35,7 +35,7 @@ class Clock:
         self._wall_ms = wall_ms
         self._elapsed_ms = elapsed_ms
         self._base_ms = max(wall_ms(), floor_ms) - elapsed_ms()
-        self._step_ms = 0
+        self.step_ms = 0  # by how much the wall clock has stepped, as far as observe_step has seen
 
     def now_ms(self) -> int:
         """UTC milliseconds; never goes back, never jumps."""
@@ -43,12 +43,12 @@ class Clock:
 
     def validity_now_ms(self) -> int:
         """As `now_ms`, moved by the steps of the wall clock that `observe_step` has seen."""
-        return self.now_ms() + self._step_ms
+        return self.now_ms() + self.step_ms
 
     def observe_step(self) -> int:
         """Milliseconds by which the wall clock has stepped since the last look; 0 if it has not."""
         step = self._wall_ms() - self.validity_now_ms()
         if abs(step) <= STEP_MS:
             return 0
-        self._step_ms += step
+        self.step_ms += step
         return step

@@ -6,10 +6,11 @@ waits until `finish`, which reads them all together; later messages of such a de
 """
 
 from otagate import logs
+from otagate.gateway.entries import DeviceEntry
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.tables import Presence
 from otagate.gateway.transfers import Download, Transfers
-from otagate.gateway.upgrades import DeviceEntry, Upgrades, number_of
+from otagate.gateway.upgrades import Upgrades, number_of
 from otagate.store.interface import Device, ReportVersion, Store, Upgrade
 from otagate.upgrade.events import Acknowledged, AttemptReport, Progress, Result, VersionReported
 from otagate.upgrade.model import RUNNING_STATES, Outcome, Remark, Stage, State

@@ -30,7 +30,12 @@ Message = dict[str, Any]
 
 def mac(secret: str, nonce: str, product: str, identifier: str) -> str:
     """`hello.mac`, from the words of docs/protocol.md."""
-    return hmac.new(secret.encode(), f"{nonce}:{product}:{identifier}".encode(), hashlib.sha256).hexdigest()
+    return hmac_hex(secret, f"{nonce}:{product}:{identifier}")
+
+
+def hmac_hex(secret: str, text: str) -> str:
+    """HMAC-SHA256 of a text in lower-case hex."""
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 class Chunk(NamedTuple):

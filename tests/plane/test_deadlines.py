@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from otagate import plane
+from otagate import limits, plane
 
 from .rig import CLOSE, PING, PONG, TEXT, Rig, both_links, frame
 
@@ -78,6 +78,19 @@ def test_without_a_heartbeat_nobody_is_silent(make_rig: Callable[..., Rig], link
     rig.settle()
     assert rig.events == []
     assert rig.plane.statistics()["connections"] == 1
+
+
+@both_links
+def test_a_deadline_that_comes_nearer(rig: Rig, link: str) -> None:
+    """A session's silence is far away; the wait for its FIN after CLOSE is near."""
+    peer = rig.login(link)
+    rig.plane.advance_clock(20_000)  # past what the wheel held from before the login
+    peer.send(PING)
+    rig.settle()
+    rig.apply((plane.CLOSE, peer.conn, 1000, b""))
+    rig.plane.advance_clock(limits.close_timeout_ms + 2 * TICK_MS)
+    rig.settle()
+    assert rig.events == [(plane.CLOSED, peer.conn, 7, 1000)]
 
 
 def test_each_in_its_time(make_rig: Callable[..., Rig]) -> None:

@@ -24,6 +24,10 @@ def test_rest_at_the_bound_and_rouse_when_one_leaves(make_rig: Callable[..., Rig
     assert (late.unread, rig.plane.statistics()["resting"]) == (b"", 1)
     assert rig.plane.statistics()["connections"] == 3
     peers[0].close()
+    rig.turn()
+    assert rig.readable()  # at once, not with the next tick
+    rig.turn()
+    assert rig.plane.statistics()["accepted"] == 4
     assert b"challenge" in late.next_frame()[1]
     rig.settle()
     assert rig.plane.statistics()["connections"] == 3

@@ -134,6 +134,13 @@ def test_a_slow_reader_is_not_stuck(make_rig: Callable[..., Rig], link: str) -> 
         rig.settle()
     assert rig.plane.statistics()["bytes_out"] == written
     assert rig.events == []
+    assert rig.plane.last_seen_ms(peer.conn) < 2 * limits.write_stall_timeout_ms
+    while rig.plane.statistics()["bytes_out"] == written:  # now it reads on, and has time to speak again
+        peer.receive()
+        rig.turn()
+    rig.plane.advance_clock(30_000)
+    rig.settle()
+    assert rig.events == []
 
 
 @both_links

@@ -286,7 +286,6 @@ cdef void finish_close(Core* core, Connection* connection) noexcept nogil:
     elif shutdown(connection.fd, SHUT_WR) < 0:
         end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
     else:
-        connection.flags |= READABLE  # a FIN may have come long ago
         enter(core, connection, PHASE_LINGERING)
 
 

@@ -115,7 +115,6 @@ cdef uint64_t begin_data(
             return size
     if header.opcode != OPCODE_CONTINUATION:
         input.opcode = header.opcode
-        input.utf8 = UTF8_ACCEPT
     input.frame = header[0]
     input.frame_left = header.length
     input.in_frame = 1

@@ -34,8 +34,8 @@ cdef enum:
     SCRATCH_BYTES = READ_BYTES_ECHO + HTTP_HEAD_BYTES_MAX
     POLL_EVENTS_MAX = 512
     LISTENERS_MAX = 8
-    WHEEL_BUCKETS = 1024                # 262 s at 256 ms; later deadlines are clamped to it
     TICK_BITS = 8                       # a tick of the wheel is 256 ms
+    WHEEL_BUCKETS = 1024                # once round in 262 s
     CHUNK_SIZES = 11                    # powers of two, 2**CHUNK_BITS_MIN = 256 B to 256 KiB
     CHUNK_BITS_MIN = 8
     CHUNK_PREFIX_BYTES_MAX = 26         # frame header <= 10, chunk header 16
@@ -135,7 +135,7 @@ cdef struct Input:
     uint32_t held_size                  # of a control frame; or what a turn's bound, or a HELLO, left over
     uint8_t opcode                      # of the message being gathered; 0: none
     uint8_t in_frame                    # 1: `frame` is being read
-    uint32_t utf8                       # state of the text so far
+    uint32_t utf8                       # state of the text so far; 0, UTF8_ACCEPT, between messages
     uint64_t message_size
     uint64_t message_capacity
     uint8_t* message                    # payload so far, unmasked; handed over to its event when whole

@@ -23,7 +23,7 @@ from otagate.wire.frames cimport (
 from otagate.plane.events cimport push_transfer
 from otagate.plane.state cimport (
     CAPPED, CHUNK_BITS_MIN, CHUNK_SIZES, END_DONE, END_FAILED, END_NOT, END_REPLACED, END_STOPPED,
-    EVENT_ENDED, EVENT_STARTED, LINK_TCP,
+    EVENT_ENDED, EVENT_STARTED, LINK_TCP, PHASE_OPEN,
     Connection, Core, Image, Job, Transfer,
 )
 from otagate.plane.system cimport SO_SNDBUF, SOL_SOCKET, iovec, setsockopt
@@ -300,7 +300,7 @@ cdef Feed feed(Core* core, Connection* connection, int64_t* left) noexcept nogil
     cdef ssize_t sent
     while True:
         if not mid_chunk(transfer):
-            if not settle(core, connection) or connection.output != NULL:
+            if connection.phase != PHASE_OPEN or not settle(core, connection) or connection.output != NULL:
                 return FEED_BOUNDARY
             if left[0] <= 0 or chunks == TURN_CHUNKS_MAX:
                 return FEED_SPENT

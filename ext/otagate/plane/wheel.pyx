@@ -6,9 +6,8 @@ early, never late. When its bucket comes round, the connection is given a turn w
 works out what is left, and schedules it anew if that is more than nothing.
 
 Invariant: a connection with a finite deadline is in the bucket of a tick not later than the first whole
-tick after its deadline. Only a deadline that comes nearer moves an entry. Buckets cover 262 s; what lies
-beyond is put into the last one and looked at early, which for the longest silence allowed is every fourth
-minute.
+tick after its deadline. Only a deadline that comes nearer moves an entry. The wheel goes round in 262 s;
+what lies beyond shares a bucket with what is near, so it is looked at early, once each round.
 
 The clock is CLOCK_BOOTTIME, which runs on while the machine sleeps, plus an offset that a test may set.
 The timer descriptor is edge-triggered and never read: setting it anew is what makes it quiet.
@@ -63,8 +62,6 @@ cdef void schedule(Core* core, Connection* connection, int64_t left_ms) noexcept
     if left_ms >= FOREVER:
         return
     distance = tick_of(core.now_ms + <uint64_t>max(left_ms, 0)) + 1 - core.tick
-    if distance >= WHEEL_BUCKETS:
-        distance = WHEEL_BUCKETS - 1
     if connection.wheel_tick:
         if connection.wheel_tick - core.tick <= distance:
             return

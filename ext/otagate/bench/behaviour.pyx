@@ -138,22 +138,22 @@ cdef void on_handshake(Engine* engine, Device* device) noexcept nogil:
 
 cdef void on_challenge(Engine* engine, Device* device, Span nonce) noexcept nogil:
     cdef char text[MESSAGE_BYTES_MAX]
-    cdef char signed[MESSAGE_BYTES_MAX]
+    cdef char claim[MESSAGE_BYTES_MAX]
     cdef char secret[40]
     cdef char name[200]
     cdef char mac[65]
     cdef unsigned char digest[32]
     cdef unsigned int digest_size
-    cdef int i, size, signed_size
+    cdef int i, size, claim_size
     snprintf(
         name, sizeof(name), b"%.*s%u", <int>engine.prefix_size, <const char*>engine.prefix, device.number
     )
     snprintf(secret, sizeof(secret), b"s%031u", device.number)
-    signed_size = snprintf(
-        signed, sizeof(signed), b"%.*s:%.*s:%s", <int>min(nonce.size, <size_t>64), <const char*>nonce.data,
+    claim_size = snprintf(
+        claim, sizeof(claim), b"%.*s:%.*s:%s", <int>min(nonce.size, <size_t>64), <const char*>nonce.data,
         <int>engine.product_size, <const char*>engine.product, name,
     )
-    HMAC(EVP_sha256(), secret, 32, <const unsigned char*>signed, signed_size, digest, &digest_size)
+    HMAC(EVP_sha256(), secret, 32, <const unsigned char*>claim, claim_size, digest, &digest_size)
     for i in range(32):
         mac[2 * i] = HEXADECIMAL[digest[i] >> 4]
         mac[2 * i + 1] = HEXADECIMAL[digest[i] & 15]

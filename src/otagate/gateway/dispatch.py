@@ -40,9 +40,8 @@ class Dispatch:
         self._returned.append((device, batch))
         self._wake.set()
 
-    def has_slot(self) -> bool:
-        """Whether one more device could be pushed."""
-        return len(self._upgrades.awaiting) < self._pushes_max
+    def _room(self) -> int:
+        return self._pushes_max - len(self._upgrades.awaiting)
 
     def _slot_freed(self) -> None:
         if self._starved:
@@ -62,11 +61,12 @@ class Dispatch:
         returned, self._returned = self._returned, []
         now_ms = self._upgrades.clock.now_ms()
         by_batch: dict[int, list[int]] = {}
+        room = self._room()
         for device, number in returned:
             batch = self._upgrades.batches.get(number)
-            room = self.has_slot()
-            if room and batch is not None and not batch.ended and batch.roster.take(device, now_ms):
+            if room > 0 and batch is not None and not batch.ended and batch.roster.take(device, now_ms):
                 by_batch.setdefault(number, []).append(device)
+                room -= 1
         for number, devices in by_batch.items():
             for at in range(0, len(devices), SLICE_DEVICES):
                 batch = self._upgrades.batches.get(number)
@@ -78,7 +78,7 @@ class Dispatch:
         """Push one slice of a batch; whether there may be more to push now."""
         if batch.ended:
             return False
-        room = self._pushes_max - len(self._upgrades.awaiting)
+        room = self._room()
         self._starved = room <= 0
         if room <= 0:
             return False

@@ -179,6 +179,7 @@ async def test_a_push_decided_while_the_login_waits_is_sent_once(
     async with gateway_harness() as harness:
         await harness.set_up("d1")
         batch = await harness.create_batch()
+        await harness.rest()
         harness.store.hold()
         device = SimulatedDevice(harness.plane, "d1")
         device.send_hello("1.1")

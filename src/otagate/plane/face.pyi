@@ -36,7 +36,7 @@ Commands
     (IMAGE, image, path, size)
         Opens a file under a number. If it cannot be, or is shorter than `size`, transfers on it end FAILED.
     (DIGESTS, image, chunk_size, table)
-        xxh32 of its chunks, u32 big-endian each; the last chunk may be short.
+        xxh32 of its chunks, u32 big-endian each; the last chunk may be short. Passed over if it was dropped.
     (DROP_IMAGE, image)
         No new transfers; closed after the last one.
     (STREAM, conn, transfer, image, offset, end, chunk_size, head_xxh32, tail_xxh32)

@@ -1,0 +1,26 @@
+/* The bounds of otagate/limits.py that forms need; tests/console/test_modules.py compares the two. */
+
+export const limits = {
+  product_key_chars_max: 64,
+  product_name_chars_max: 100,
+  identifier_chars_max: 128,
+  device_name_chars_max: 100,
+  secret_chars_min: 16,
+  secret_chars_max: 128,
+  firmware_name_chars_max: 50,
+  firmware_version_chars_max: 100,
+  firmware_description_chars_max: 100,
+  file_stem_chars_max: 64,
+  image_bytes_max: 104_857_600,
+  firmware_per_product_max: 50,
+  directed_devices_max: 100_000,
+  validity_days_min: 1,
+  validity_days_max: 7,
+  timeout_minutes_min: 1,
+  timeout_minutes_max: 1_440,
+  retries_max: 5,
+  retry_interval_minutes_min: 1,
+  retry_interval_minutes_max: 4_320,
+  bulk_devices_max: 1_000_000,
+  page_items_max: 1_000,
+};

@@ -1,0 +1,23 @@
+/* The head of a page: where it stands, its title, what can be done. */
+
+import { explain } from "../core/api.js";
+import { html } from "../core/view.js";
+
+/** `crumbs` are [text, href] of what is above. */
+export function Head({ title, crumbs = [], children }) {
+  return html`<div class="page-head">
+    <div class="page-title">
+      ${crumbs.length > 0 && html`<span class="crumb">${crumbs.map(([text, link], at) => html`${at > 0 && " / "}<a href=${link}>${text}</a>`)}</span>`}
+      <h1>${title}</h1>
+    </div>
+    ${children && html`<div class="actions">${children}</div>`}
+  </div>`;
+}
+
+/** A failure to load, where the page would be. */
+export const LoadFailure = ({ error }) => html`<p class="notice bad" role="alert">${explain(error)}</p>`;
+
+/** Name and value pairs. */
+export const Facts = ({ items }) => html`<dl class="facts">
+  ${items.filter(Boolean).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}
+</dl>`;

@@ -1,0 +1,6 @@
+"""The command `otagate-bench`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

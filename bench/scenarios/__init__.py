@@ -1,0 +1,25 @@
+"""What can be measured of a gateway, each under a short name."""
+
+from collections.abc import Callable
+
+from ..measure import Bench, Result
+from .connections import idle, login
+from .reports import durable, report
+from .scale import big, mixed
+from .upgrades import campaign, push, stream
+
+Scenario = Callable[..., list[Result]]
+
+SCENARIOS: dict[str, Scenario] = {
+    "idle": idle,
+    "login": login,
+    "report": report,
+    "durable": durable,
+    "stream": stream,
+    "push": push,
+    "campaign": campaign,
+    "big": big,
+    "mixed": mixed,
+}
+
+__all__ = ["SCENARIOS", "Bench", "Scenario"]

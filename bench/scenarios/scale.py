@@ -1,0 +1,203 @@
+"""Large numbers: a product of a million devices, and everything at once."""
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .. import machine
+from ..fleet import Fleet
+from ..histogram import Histogram
+from ..machine import PYTHON
+from ..measure import Bench, Result, World
+from ..processes import BenchError, Process
+
+PROBE = Path(__file__).parent.parent / "probe.py"
+PROBE_INTERVAL_MS = 3
+WAVE_DEVICES = 15_000
+OTHERS = 200  # devices that report a version now and then, while the big things happen
+OTHERS_RATE = 200.0
+MIB = 2**20
+UPLOAD_BYTES = 100 * MIB
+
+
+class Lateness:
+    """The probe's pings while a block runs: `histogram` afterwards."""
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+
+
+@contextmanager
+def lateness(world: World, number: int) -> Iterator[Lateness]:
+    """Measures how late the gateway's loop is, as device `number`, which must be nobody else."""
+    measured = Lateness()
+    process = Process(
+        [
+            *(PYTHON, "-P", str(PROBE), str(world.gateway.device_port), world.product),
+            *(str(number), str(PROBE_INTERVAL_MS)),
+        ],
+        world.folder / "probe.log",
+        core=world.bench.fleet_core,
+        pipes=True,
+    )
+    with process:
+        if process.output.readline() != b"ready\n":
+            process.kill()
+            raise BenchError(f"the probe did not start:\n{process.tail()}")
+        yield measured
+        process.input.close()
+        line = process.output.readline()
+        if line:
+            measured.histogram = Histogram.of(json.loads(line)["late_ns"])
+
+
+def activate(world: World, first: int, count: int) -> None:
+    """Each device logs in once and goes: only such a device can be upgraded."""
+    for start in range(first, first + count, WAVE_DEVICES):
+        wave = min(WAVE_DEVICES, first + count - start)
+        world.bench.say(f"devices log in for the first time: {start - first} of {count}")
+        with world.fleet(wave, first=start) as fleet:
+            world.log_in(fleet, work="idle")
+            fleet.disconnect()
+
+
+@contextmanager
+def others(world: World, first: int) -> Iterator[Fleet]:
+    """A few devices that go on reporting versions, each acknowledged once durable."""
+    with world.fleet(OTHERS, first=first, processes=1) as fleet:
+        world.log_in(fleet, work="versions", rate=OTHERS_RATE)
+        fleet.start()
+        time.sleep(1.0)
+        fleet.reset()
+        yield fleet
+        fleet.stop_work()
+
+
+def big(bench: Bench, *, devices: int = 1_000_000) -> list[Result]:
+    """A product of a million devices: registered, activated, a batch over all of them created and aborted while
+    others report; then a restart with it all."""
+    extra = OTHERS + 1
+    results = []
+    with bench.world(devices) as world:
+        result = Result("big", "gateway", {"devices": devices, "step": "register"})
+        result.figure("registering", world.registering_s, "s")
+        results.append(result)
+        world.api.register(extra, first=devices, product=world.product)
+        activate(world, 0, devices)
+        firmware = world.firmware(MIB)
+        with others(world, devices) as fleet:
+            results.append(_big_step(world, fleet, devices, "create", lambda: world.api.create_batch(firmware)))
+            batch = "b1" if world.product == "bench" else _newest_batch(world)
+            results.append(_big_step(world, fleet, devices, "abort", lambda: world.api.abort(batch)))
+        if world.gateway.process is not None:
+            result = Result("big", "gateway", {"devices": devices, "step": "restart"})
+            result.figure("restart_to_serving", world.restart(), "s")
+            results.append(result)
+    return results
+
+
+def _newest_batch(world: World) -> str:
+    page = world.api.call("GET", "/api/v1/batches", params={"product": world.product})
+    return str(page["items"][0]["id"])
+
+
+def _big_step(
+    world: World, fleet: Fleet, devices: int, step: str, act: Callable[[], Any]
+) -> Result:
+    """One request, with what others feel of it and for a while after."""
+    result = Result("big", "gateway", {"devices": devices, "step": step})
+    world.bench.say(f"{devices} devices: {step}")
+    before = machine.private_bytes(world.pids())
+    fleet.reset()
+    meter = world.meter(fleet)
+    with lateness(world, devices + OTHERS) as late:
+        started = time.monotonic()
+        act()
+        answered = time.monotonic() - started
+        time.sleep(max(5.0, answered / 2))  # the rows of an abort are rewritten in slices
+    meter.read(result)
+    result.limit = ""
+    result.figure("request_answered", answered * 1000, "ms")
+    result.figure("memory_growth", (machine.private_bytes(world.pids()) - before) / MIB, "MiB")
+    result.latency("lateness of the loop", late.histogram)
+    result.latency("acknowledgement of others", fleet.histogram("answer"))
+    return result
+
+
+def mixed(
+    bench: Bench, *, devices: int = 100_000, downloads: int = 1_000, seconds: float = 15.0
+) -> list[Result]:
+    """How late the loop is while a 100 MB image is uploaded, a batch of `devices` is created, lists are read
+    and `downloads` devices download."""
+    total = devices + downloads + OTHERS + 1
+    with bench.world(total) as world:
+        activate(world, 0, devices)
+        first = devices
+        firmware = world.firmware(16 * MIB)
+        result = Result("mixed", "gateway", {"batch": devices, "downloads": downloads})
+        with world.fleet(downloads, first=first) as fleet, others(world, first + downloads) as reporting:
+            world.log_in(fleet, work="stream", chunk_size=65_536, verify=False)
+            fleet.start()
+            reporting.reset()
+            meter = world.meter(fleet)
+            with lateness(world, total - 1) as late, _operators(world, seconds) as counts:
+                bench.say("uploads, lists, a batch and downloads")
+                started = time.monotonic()
+                world.api.create_batch(firmware)
+                counts["batch_s"] = time.monotonic() - started
+                time.sleep(max(seconds - counts["batch_s"], 1.0))
+            meter.read(result)
+            result.limit = ""
+            streamed = fleet.counters()["image_bytes"]
+            result.figure("batch_created", counts["batch_s"], "s")
+            result.figure("uploads", counts["uploads"], "images of 100 MiB")
+            result.figure("lists", counts["lists"], "pages")
+            result.figure("streamed", streamed / result.wall_s / 1e6, "MB/s")
+            result.latency("lateness of the loop", late.histogram)
+            result.latency("acknowledgement of others", reporting.histogram("answer"))
+    return [result]
+
+
+@contextmanager
+def _operators(world: World, seconds: float) -> Iterator[dict[str, float]]:
+    """Two operators in threads: one uploads and deletes images, one pages through devices."""
+    counts: dict[str, float] = {"uploads": 0, "lists": 0, "batch_s": 0}
+    end = time.monotonic() + seconds
+    errors: list[BaseException] = []
+
+    def uploads() -> None:
+        while time.monotonic() < end:
+            world.versions += 1
+            identity = world.api.add_firmware(UPLOAD_BYTES, f"x{secrets.token_hex(4)}", world.product)
+            world.api.call("DELETE", f"/api/v1/firmware/{identity}")
+            counts["uploads"] += 1
+
+    def lists() -> None:
+        cursor = None
+        while time.monotonic() < end:
+            params = {"limit": 1000} | ({"cursor": cursor} if cursor else {})
+            page = world.api.call("GET", f"/api/v1/products/{world.product}/devices", params=params)
+            cursor = page["next"]
+            counts["lists"] += 1
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in (uploads, lists)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield counts
+    finally:
+        for thread in threads:
+            thread.join(60.0)
+    if errors:
+        raise BenchError(f"an operator failed: {errors[0]}")

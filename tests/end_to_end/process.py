@@ -62,7 +62,9 @@ class GatewayProcess:
     def start(self) -> None:
         """Returns when it is ready."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
         found = self.wait_for(lambda: SERVING.search(self.log))
         self.devices = (found[1], int(found[2]))
         self.admin = (found[3], int(found[4]))
@@ -107,7 +109,7 @@ class GatewayProcess:
     def kill(self) -> None:
         """SIGKILL: gone without a word."""
         if self._process.poll() is None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # a tracer, and what it traces
         self._process.wait(WITHIN_S)
 
 

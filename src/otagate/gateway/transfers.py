@@ -36,9 +36,13 @@ class _Image:
 
 
 class Download:
-    """The download of one device: at most one, on its newest session."""
+    """The download of one device: at most one, on its newest session.
 
-    __slots__ = ("attempt", "batch", "conn", "device", "started", "transfer")
+    `streaming`: the plane was told. Until then, what it tells of this transfer is about an older one: a
+    device may use a number again.
+    """
+
+    __slots__ = ("attempt", "batch", "conn", "device", "started", "streaming", "transfer")
 
     def __init__(self, device: int, conn: int, transfer: int, batch: int, attempt: int) -> None:
         self.device = device
@@ -46,6 +50,7 @@ class Download:
         self.transfer = transfer
         self.batch = batch
         self.attempt = attempt
+        self.streaming = False
         self.started = False
 
 
@@ -69,6 +74,7 @@ class Transfers:
 
         The caller has checked the request: offset < end <= size, a chunk size of the protocol.
         """
+        before = self.downloads.get(download.device)
         self.downloads[download.device] = download
         image = self._images.get(sha256)
         if image is None:
@@ -80,11 +86,15 @@ class Transfers:
         if regular and chunk_bytes in image.ready:
             self._stream(download, image, offset, end, chunk_bytes, 0, 0)
         else:
+            if before is not None and before.streaming:
+                # nobody wants it any more, and it would be nobody's if this one is stopped before it begins
+                self._outbox.command(plane.STOP, before.conn, before.transfer)
             self._nursery.start_soon(self._prepare, download, image, offset, end, chunk_bytes)
 
     def _stream(
         self, download: Download, image: _Image, offset: int, end: int, chunk_bytes: int, head: int, tail: int
     ) -> None:
+        download.streaming = True
         self._outbox.command(
             plane.STREAM, download.conn, download.transfer, image.number, offset, end, chunk_bytes, head, tail
         )
@@ -144,15 +154,16 @@ class Transfers:
     def started(self, device: int, conn: int, transfer: int) -> Download | None:
         """The first chunk began to leave: the download that it belongs to."""
         download = self._current(device, conn, transfer)
-        if download is not None:
-            download.started = True
+        if download is None or not download.streaming:
+            return None
+        download.started = True
         return download
 
     def ended(self, device: int, conn: int, transfer: int, reason: int) -> None:
         """The plane has no more to do for this transfer."""
         download = self._current(device, conn, transfer)
-        if download is None or reason == plane.REPLACED:
-            return
+        if download is None or not download.streaming or reason in (plane.REPLACED, plane.STOPPED):
+            return  # about an older one: what is replaced or stopped is nobody's download any more
         del self.downloads[device]
         if reason == plane.FAILED:
             log.error("transfer_failed", device=device)
@@ -193,6 +204,7 @@ class Transfers:
         image = self._images.pop(sha256, None)
         if image is not None:
             self._outbox.command(plane.DROP_IMAGE, image.number)
+            self._outbox.flush()
 
 
 def _digests_of(path: Path, size: int, chunk_bytes: int) -> bytes:

@@ -26,6 +26,24 @@ class FirmwareUpload(Protocol):
         """Commit. The digests are those that the client expects, lower-case hex; Invalid when they differ."""
 
 
+class Notice(Protocol):
+    """One event: its name, what it says, and the cursor to go on from."""
+
+    @property
+    def event(self) -> str: ...
+    @property
+    def cursor(self) -> str: ...
+    @property
+    def data(self) -> object: ...
+
+
+class EventStream(Protocol):
+    """What one subscriber is told."""
+
+    async def next(self) -> Notice | None:
+        """The next event, when its time has come; None when the gateway stops. May be cancelled."""
+
+
 class Service(Protocol):
     """The gateway as operators see it."""
 
@@ -34,6 +52,12 @@ class Service(Protocol):
 
     def ready(self) -> list[str]:
         """Why the gateway is not ready; empty when it is."""
+
+    async def overview(self) -> views.OverviewView: ...
+    async def subscribe(
+        self, *, batch: str | None, product: str | None, cursor: str | None
+    ) -> AbstractAsyncContextManager[EventStream]:
+        """`cursor`: of the last event that the client has seen. Entering it may raise Busy."""
 
     async def create_product(self, request: views.CreateProductRequest) -> views.ProductView: ...
     async def list_products(self, *, cursor: str | None, limit: int) -> views.Page[views.ProductView]: ...

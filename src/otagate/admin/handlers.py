@@ -25,6 +25,10 @@ async def ready(call: Call[NoQuery, None]) -> object:
     return {"status": "ready"}
 
 
+async def overview(call: Call[NoQuery, None]) -> views.OverviewView:
+    return await call.service.overview()
+
+
 # -- products ---------------------------------------------------------------------------------------
 
 

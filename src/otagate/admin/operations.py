@@ -13,6 +13,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 CSV = "text/csv"
 BYTES = "application/octet-stream"
+EVENTS = "text/event-stream"
 
 QueryType = TypeVar("QueryType")
 BodyType = TypeVar("BodyType")

@@ -81,6 +81,15 @@ class UpgradesQuery(Struct, frozen=True):
     limit: Limit = limits.page_items_default
 
 
+class EventsQuery(Struct, frozen=True):
+    """GET /events."""
+
+    batch: Annotated[str | None, Meta(description="Only this batch, and with it the rows that change.")] = (
+        None
+    )
+    product: Product = None
+
+
 Parameters = TypeVar("Parameters", bound=Struct)
 
 

@@ -1,7 +1,7 @@
 """The table of operations. Routing (app.py) and the API document (openapi.py) are both made of it."""
 
-from otagate.admin import bulk, console, handlers, images, queries
-from otagate.admin.operations import BYTES, CSV, NDJSON, Operation, Reply
+from otagate.admin import bulk, console, events, handlers, images, queries
+from otagate.admin.operations import BYTES, CSV, EVENTS, NDJSON, Operation, Reply
 from otagate.gateway import views
 
 API = "/api/v1"
@@ -247,4 +247,24 @@ BATCHES = (
     ),
 )
 
-OPERATIONS = WITHOUT_TOKEN + PRODUCTS + DEVICES + FIRMWARES + BATCHES
+NOW = (
+    Operation(
+        method="GET",
+        path=f"{API}/overview",
+        handler=handlers.overview,
+        summary="Show what the gateway does now",
+        replies=(Reply(200, "The numbers of this moment, and ten minutes of them.", views.OverviewView),),
+    ),
+    Operation(
+        method="GET",
+        path=f"{API}/events",
+        handler=events.stream,
+        summary="Follow what changes, as server-sent events",
+        query=queries.EventsQuery,
+        headers=(("Last-Event-ID", "The id of the last event seen: what changed since is sent first."),),
+        replies=(Reply(200, "Events: batch, overview, upgrades.", media=EVENTS),),
+        errors=(404, 503),
+    ),
+)
+
+OPERATIONS = WITHOUT_TOKEN + PRODUCTS + DEVICES + FIRMWARES + BATCHES + NOW

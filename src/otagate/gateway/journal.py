@@ -25,6 +25,9 @@ from otagate.store.interface import Change, ClaimDevices, Outcome, RegisterDevic
 from otagate.store.operators import Audited
 
 
+Observe = Callable[[Sequence[Change], Sequence[Outcome], float], None]
+
+
 class Entry:
     """Changes that are committed together, and what follows. Subclasses say what `settle` does.
 
@@ -97,12 +100,15 @@ class Journal:
     """Gathers entries and commits them through `store`, the only caller of its `commit`.
 
     `after_group` runs once after the entries of a group were settled: it lets everything that they sent
-    leave together.
+    leave together. `observe` is told what was committed, with the seconds that it took, before that.
     """
 
-    def __init__(self, store: Store, after_group: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, store: Store, after_group: Callable[[], None] = lambda: None, observe: Observe | None = None
+    ) -> None:
         self._store = store
         self._after_group = after_group
+        self._observe = observe
         self._queue: deque[Entry] = deque()
         self._wake = trio.Event()
         self._idle = trio.Event()
@@ -175,8 +181,11 @@ class Journal:
             rows += weight(entry.changes)
         if len(self._queue) < limits.journal_entries_max and not self._room.is_set():
             self._room.set()
+        began_s = trio.current_time()
         with trio.CancelScope(shield=True):
             outcomes = await self._store.commit(changes) if changes else []
+        if changes and self._observe is not None:
+            self._observe(changes, outcomes, trio.current_time() - began_s)
         self.commits += 1
         self.entries += len(group)
         at = 0

@@ -25,11 +25,15 @@ from otagate import limits, logs, plane
 from otagate.config import Address, Configuration
 from otagate.errors import ConfigurationError, StoreError
 from otagate.gateway.batches import Batches
+from otagate.gateway.board import Board
 from otagate.gateway.clock import Clock
+from otagate.gateway.counters import Counters
 from otagate.gateway.deadlines import Deadlines
 from otagate.gateway.dispatch import Dispatch
 from otagate.gateway.journal import Journal
+from otagate.gateway.observer import Observer
 from otagate.gateway.outbox import Outbox
+from otagate.gateway.overview import Overview
 from otagate.gateway.service import Service
 from otagate.gateway.sessions import Sessions
 from otagate.gateway.tables import Presence
@@ -69,8 +73,11 @@ class Gateway:
         self.nursery = nursery
         self.presence = Presence()
         self.outbox = Outbox(plane_face)
-        self.journal = Journal(store, self._group_settled)
-        self.upgrades = Upgrades(store, self.journal, self.presence, self.outbox, clock)
+        self.counters = Counters()
+        self.board = Board()
+        observer = Observer(self.counters, self.board)
+        self.journal = Journal(store, self._group_settled, observer.committed)
+        self.upgrades = Upgrades(store, self.journal, self.presence, self.outbox, clock, self.board)
         self.upgrades.acknowledge_timeout_ms = configuration.upgrade.acknowledge_timeout_s * 1000
         self.upgrades.chunk_bytes = configuration.device.chunk_bytes
         self.dispatch = Dispatch(self.upgrades, configuration.device.pushes_max)
@@ -93,12 +100,15 @@ class Gateway:
             batch.firmware_sha256
         )
         self.batches.on_image_unused = self.transfers.forget_image
+        self.overview = Overview(self)
+        self.deadlines.on_sweep.append(self.overview.sample)
         self.listening = False
         self.draining = False
 
     def _group_settled(self) -> None:
         self.upgrades.group_settled()
         self.outbox.flush()
+        self.board.publish()
 
     async def take_up(self) -> None:
         """Rebuild memory from the store. Before the first device is read."""
@@ -129,6 +139,7 @@ class Gateway:
             await self.sessions.handle(self.plane.drain())
             # the answers of this drain leave together, before anything slower is begun
             self.outbox.flush()
+            self.board.publish()
             if self.clock.now_ms() >= self.deadlines.next_ms():
                 await self.deadlines.tick()
                 self.outbox.flush()
@@ -159,6 +170,7 @@ class Gateway:
     async def drain(self) -> None:
         """Say goodbye to every device, let everything that was read be answered, write what is in memory."""
         self.draining = True
+        self.board.close()
         self.plane.unlisten()
         goodbye = messages.encode(
             messages.Goodbye(retry_after_s=self.configuration.device.goodbye_retry_after_s)

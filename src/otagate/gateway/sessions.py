@@ -107,6 +107,7 @@ class Sessions:
         self.last_seen[device] = self._clock.now_ms()
         self._transfers.session_ended(device)
         self._upgrades.session_ended(device)
+        self._upgrades.connection_changed(device)
 
     def _started(self, conn: int, device: int, transfer: int) -> None:
         download = self._transfers.started(device, conn, transfer)
@@ -204,6 +205,7 @@ class Sessions:
         if self._presence.get(device) != conn:
             return  # superseded, or gone, while the commit was under way
         self.logins += 1
+        self._upgrades.connection_changed(device)
         mac = None
         if hello.nonce is not None:
             mac = messages.gateway_mac(record.secret, hello.nonce, nonce.decode())

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from otagate import limits, logs
+from otagate.gateway.board import Board
 from otagate.gateway.clock import Clock
 from otagate.gateway.journal import Entry, Journal
 from otagate.gateway.outbox import Outbox
@@ -166,13 +167,20 @@ class Upgrades:
     """
 
     def __init__(
-        self, store: Store, journal: Journal, presence: Presence, outbox: Outbox, clock: Clock
+        self,
+        store: Store,
+        journal: Journal,
+        presence: Presence,
+        outbox: Outbox,
+        clock: Clock,
+        board: Board,
     ) -> None:
         self.store = store
         self.journal = journal
         self.presence = presence
         self.outbox = outbox
         self.clock = clock
+        self.board = board
         self.batches: dict[int, BatchInProgress] = {}
         self.rows: dict[int, Upgrade] = {}
         self.awaiting: set[int] = set()  # pushed, their message sent or about to be: each holds a push slot
@@ -243,6 +251,7 @@ class Upgrades:
             if step.row is not row:
                 self.rows[device] = Upgrade(device, number, step.row)
                 self._dirty[device] = number
+                self.board.mark_row(number, device)
             if step.effects:
                 self._in_order(device, number, step.effects, conn, answer)
             return step.row
@@ -429,6 +438,13 @@ class Upgrades:
             self.awaiting.discard(device)
             self.on_slot_free()
         self.release(device)
+
+    def connection_changed(self, device: int) -> None:
+        """The device came or went: its row looks different to those who look at it."""
+        for number in self.board.watched():
+            batch = self.batches.get(number)
+            if batch is not None and device in batch.roster:
+                self.board.mark_row(number, device)
 
     def deliveries(self, upgrade: Upgrade) -> int:
         """How often the current attempt's message was sent and not answered."""

@@ -43,8 +43,9 @@ class Deadlines:
             due_ms = batch.roster.next_due_ms
             if due_ms is not None and due_ms < next_ms and not batch.ended:
                 next_ms = due_ms
-            if batch.record.expires_at_ms < next_ms and not batch.ended:
-                next_ms = batch.record.expires_at_ms
+            expires_ms = batch.record.expires_at_ms - self._clock.step_ms
+            if expires_ms < next_ms and not batch.ended:
+                next_ms = expires_ms
         return max(next_ms, self._last_tick_ms + TICK_MS_MIN)
 
     async def tick(self) -> None:

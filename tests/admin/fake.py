@@ -10,7 +10,7 @@ import trio
 from msgspec.structs import asdict
 
 from otagate import limits
-from otagate.errors import Conflict, Invalid, Malformed, NoRoom, NotFound, TooLarge
+from otagate.errors import Busy, Conflict, Invalid, Malformed, NoRoom, NotFound, TooLarge
 from otagate.gateway import views
 
 TOKEN = "a-token-for-tests"
@@ -76,6 +76,17 @@ class FakeService:
         self.products: dict[str, views.ProductView] = {}
         self.devices: dict[tuple[str, str], views.DeviceView] = {}
         self.firmware: dict[str, views.FirmwareView] = {}
+class FakeEvents:
+    """What a test puts is told; None ends it."""
+
+    def __init__(self) -> None:
+        self.put, self._told = trio.open_memory_channel[Any](1000)
+        self.left = trio.Event()
+
+    async def next(self) -> Any:
+        return await self._told.receive()
+
+
         self.batches: dict[str, views.BatchView] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []  # of lists, with their filters
         self.slices: list[tuple[int, int]] = []  # first line, length
@@ -101,6 +112,9 @@ class FakeService:
         start = 1 if filters["cursor"] else 0
         page = found[start : start + filters["limit"]]
         return views.Page(page, "c1" if len(found) > start + filters["limit"] else None)
+        self.events = FakeEvents()
+        self.subscribed = trio.Event()
+        self.busy = False
 
     # -- products
 
@@ -121,6 +135,30 @@ class FakeService:
         return self.products[key]
 
     async def delete_product(self, key: str) -> None:
+    # -- what goes on
+
+    async def overview(self) -> views.OverviewView:
+        history = views.OverviewHistory(5, NOW, [1, 2], [3, 4], [0, 1])
+        return views.OverviewView(1, 2, 1, 7, 1, 4, 1000, 1, "0.1.0", NOW, history)
+
+    async def subscribe(self, **query: str | None) -> Any:
+        if query["batch"] not in (None, *self.batches):
+            raise NotFound("No such batch.")
+
+        @asynccontextmanager
+        async def subscription() -> AsyncIterator[FakeEvents]:
+            if self.busy:
+                raise Busy("Too many.")
+            self.calls.append(("subscribe", query))
+            events = self.events
+            self.subscribed.set()
+            try:
+                yield events
+            finally:
+                events.left.set()
+
+        return subscription()
+
         await self.get_product(key)
         if any(product == key for product, _ in self.devices):
             raise Conflict("The product has devices.")

@@ -1,4 +1,4 @@
-"""What subscribers of the events are told: what changed, in the newest state, at a pace, and from where on."""
+"""What subscribers of the events are told: what changed, the newest state of it, at a pace, from where on."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -155,6 +155,7 @@ function FeedBadge() {
   const [, redraw] = useState(0);
   useEffect(() => watchFeed(() => redraw((count) => count + 1)), []);
   const state = feedState();
+  if (state === null) return null;
   return html`<span role="status"><${Badge} of=${state} text=${t(`feed.${state}`)} hollow=${state !== LIVE} /></span>`;
 }
 

@@ -14,10 +14,10 @@ export const LIVE = "live";
 export const RECONNECTING = "reconnecting";
 export const POLLING = "polling";
 
-let shown = LIVE;
+let shown = null;
 const watchers = new Set();
 
-/** The state of the feed of this page. */
+/** The state of the feed of this page; null where nothing moves by itself. */
 export const feedState = () => shown;
 
 /** Call back when it changes; returns how to stop. */
@@ -92,6 +92,6 @@ export function listen({ streams, query, handlers, refresh }) {
     clearTimeout(timer);
     clearTimeout(retry);
     source?.close();
-    showFeed(LIVE);
+    showFeed(null);
   };
 }

@@ -41,7 +41,7 @@ export default {
   "session.language": "Language",
   "session.theme": "Theme",
   "session.token": "Token in memory",
-  "theme.auto": "System theme",
+  "theme.auto": "System",
   "theme.light": "Light",
   "theme.dark": "Dark",
   "role.viewer": "Viewer",
@@ -217,6 +217,7 @@ export default {
 
   "batch.batch": "Batch",
   "batch.create": "Batch upgrade",
+  "batch.begin": "Start the upgrade",
   "batch.creating": "Creating…",
   "batch.choose_firmware": "Choose a firmware",
   "batch.firmware": "Firmware",

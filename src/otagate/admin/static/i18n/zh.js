@@ -217,6 +217,7 @@ export default {
 
   "batch.batch": "批次",
   "batch.create": "批量升级",
+  "batch.begin": "开始升级",
   "batch.creating": "正在创建…",
   "batch.choose_firmware": "选择固件",
   "batch.firmware": "固件",

@@ -94,7 +94,7 @@ function Summary({ batch }) {
     [t("batch.status"), html`<${Badge} of=${batch.status} />`],
     [t("batch.firmware_name"), batch.firmware.name],
     [t("firmware.version"), batch.firmware.version],
-    [t("firmware.md5"), html`<code>${batch.firmware.md5}</code>`],
+    [t("firmware.md5"), html`<code>${batch.firmware.md5}</code>`, "wide"],
     [t("batch.product"), html`<a href=${href("devices", { product: batch.product.key })}>${batch.product.name}</a>`],
     [t("batch.range"), t(`range.${batch.range}`)],
     [t("batch.policy"), t(`policy.${batch.policy}`)],

@@ -32,7 +32,7 @@ export function BatchNewPage({ query }) {
       <${Filter} label=${t("batch.firmware")} value=${query.firmware ?? ""} options=${options} onChange=${(id) => setQuery({ firmware: id })} />
       ${firmware && html`<${Facts} items=${[
         [t("firmware.version"), firmware.version], [t("firmware.product"), firmware.product],
-        [t("firmware.size"), bytes(firmware.size)], [t("firmware.md5"), html`<code>${firmware.md5}</code>`],
+        [t("firmware.size"), bytes(firmware.size)], [t("firmware.md5"), html`<code>${firmware.md5}</code>`, "wide"],
       ]} />`}
     </div>
     ${firmware && html`<${Upgrade} key=${firmware.id} firmware=${firmware} />`}`;
@@ -110,9 +110,9 @@ function Summary({ firmware, directed, selected, busy }) {
   const some = directed || eligible?.complete ? "" : t("batch.at_least");
   const text = count === undefined
     ? t("batch.counting")
-    : `${some}${t("batch.summary", { count, bytes: bytes(count * firmware.size) })}`;
+    : count === 0 && !directed ? t("selection.none") : `${some}${t("batch.summary", { count, bytes: bytes(count * firmware.size) })}`;
   return html`<div class="panel row narrow">
     <span role="status"><b>${text}</b>${directed && eligible && html`<br /><span class="quiet">${t("batch.eligible", { count: eligible.count })}${eligible.complete ? "" : "+"}</span>`}</span>
-    <span class="actions end"><button type="submit" class="primary" disabled=${busy || count === 0}>${busy ? t("batch.creating") : t("batch.create")}</button></span>
+    <span class="actions end"><button type="submit" class="primary" disabled=${busy || count === 0}>${busy ? t("batch.creating") : t("batch.begin")}</button></span>
   </div>`;
 }

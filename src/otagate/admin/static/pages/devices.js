@@ -49,7 +49,7 @@ function Devices({ session, query, products, product }) {
       <${Filter} label=${t("device.product")} value=${product} onChange=${(key) => setQuery({ product: key })}
         options=${products.map(({ key, name }) => [key, name])} />
       <${Search} value=${q} hint=${t("device.search_hint")} onChange=${(text) => setQuery({ product, q: text })} />
-      <${Search} value=${version} label=${t("device.version")} hint="1.0.0" onChange=${(text) => setQuery({ product, version: text })} />
+      <${Search} brief value=${version} label=${t("device.version")} hint="1.0.0" onChange=${(text) => setQuery({ product, version: text })} />
       <${Filter} label=${t("device.state")} value=${active} onChange=${(value) => setQuery({ product, active: value })}
         options=${[["", t("list.any")], ["true", t("device.active")], ["false", t("device.inactive")]]} />
       <${Filter} label=${t("device.connection")} value=${connection} onChange=${(value) => setQuery({ product, connection: value })}

@@ -53,7 +53,7 @@ export function Chart({ title, times, series, stacked, format = number, height =
       cursor: { y: false, drag: { x: false, y: false }, points: { show: !stacked } },
       scales: { y: { range: (_, low, high) => [0, Math.max(most ?? 0, high * 1.05, 1)] } },
       axes: [
-        { ...axis, space: 90, values: (_, splits) => splits.map((at) => clock(new Date(at * 1000))) },
+        { ...axis, space: 90, size: 30, values: (_, splits) => splits.map((at) => clock(new Date(at * 1000))) },
         { ...axis, size: 52, values: (_, splits) => splits.map((value) => format(value)) },
       ],
       series: [{}, ...series.map(({ tone }) => {

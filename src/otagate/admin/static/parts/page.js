@@ -17,7 +17,7 @@ export function Head({ title, crumbs = [], children }) {
 /** A failure to load, where the page would be. */
 export const LoadFailure = ({ error }) => html`<p class="notice bad" role="alert">${explain(error)}</p>`;
 
-/** Name and value pairs. */
+/** Name and value pairs; a third "wide" gives two columns. */
 export const Facts = ({ items }) => html`<dl class="facts">
-  ${items.filter(Boolean).map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}
+  ${items.filter(Boolean).map(([name, value, wide]) => html`<div class=${wide ?? ""}><dt>${name}</dt><dd>${value}</dd></div>`)}
 </dl>`;

@@ -23,7 +23,7 @@ async function fetchPage(path, query, cursor, limit, signal) {
 }
 
 /** A list by pages. `path` null waits; `reload` asks for the same page again, quietly. */
-export function useList(path, query = {}, size = 50) {
+export function useList(path, query = {}, size = matchMedia("(max-width: 700px)").matches ? 25 : 50) {
   const [limit, setLimit] = useState(size);
   const [cursors, setCursors] = useState([null]);
   const [page, setPage] = useState({ items: null, next: null, error: null, loading: true });
@@ -84,10 +84,14 @@ export function Table({ items, columns, rowKey, label, rowClass }) {
     <thead><tr>${columns.map((column) => html`<th scope="col" class=${column.class ?? ""}>
       ${column.label || html`<span class="hidden-text">${t("list.actions")}</span>`}</th>`)}</tr></thead>
     <tbody>${items.map((item) => html`<tr key=${rowKey(item)} class=${rowClass?.(item) ?? ""}>
-      ${columns.map((column) => html`<td class=${column.class ?? ""} data-label=${column.label}>${column.cell(item)}</td>`)}
+      ${columns.map((column) => cell(column, column.cell(item)))}
     </tr>`)}</tbody>
   </table></div>`;
 }
+
+/** A cell; one without a value has no line on a narrow screen. */
+const cell = ({ key, label, class: className = "" }, content) =>
+  html`<td key=${key} class="${className} ${content === "–" ? "none" : ""}" data-label=${label}>${content}</td>`;
 
 function Pager({ list }) {
   const id = useId();
@@ -109,7 +113,7 @@ function Pager({ list }) {
 export const Empty = ({ title, children }) => html`<div class="empty"><strong>${title}</strong>${children}</div>`;
 
 /** A search text that is told after a pause in typing. */
-export function Search({ value, onChange, label, hint }) {
+export function Search({ value, onChange, label, hint, brief }) {
   const id = useId();
   const [text, setText] = useState(value);
   const timer = useRef(0);
@@ -120,7 +124,7 @@ export function Search({ value, onChange, label, hint }) {
     clearTimeout(timer.current);
     timer.current = setTimeout(() => onChange(typed.trim()), SEARCH_PAUSE_MS);
   };
-  return html`<div class="field search"><label for=${id}>${label ?? t("list.search")}</label>
+  return html`<div class="field search ${brief ? "brief" : ""}"><label for=${id}>${label ?? t("list.search")}</label>
     <input id=${id} type="search" value=${text} placeholder=${hint} maxlength="200" onInput=${input} autocomplete="off" /></div>`;
 }
 

@@ -27,7 +27,7 @@ export const columns = (open) => [
   { key: "name", label: t("device.name"), cell: ({ name }) => html`<${Clip} text=${name} />` },
   { key: "connection", label: t("device.connection"), cell: ({ connection }) => html`<${Connection} of=${connection} />` },
   { key: "state", label: t("upgrade.state"), cell: ({ state }) => html`<${Badge} of=${state} />` },
-  { key: "situation", label: t("upgrade.situation"), class: "wide", cell: (upgrade) => situation(upgrade) ?? remark(upgrade) ?? "–" },
+  { key: "situation", label: t("upgrade.situation"), class: "wide", cell: (upgrade) => situation(upgrade) ?? "–" },
   { key: "remark", label: t("upgrade.remark"), cell: (upgrade) => remark(upgrade) ?? "–" },
   { key: "retries", label: t("upgrade.retries"), class: "number", cell: ({ retries }) => `${number(retries.current)}/${number(retries.maximum)}` },
   { key: "version", label: t("upgrade.version"), cell: ({ version }) => version ?? "–" },

@@ -218,8 +218,9 @@ class Sessions:
         )
         running = self._upgrades.rows.get(device)
         if running is not None and running.row.state in RUNNING_STATES:
-            deliveries = self._upgrades.deliveries(running)
-            self._upgrades.decide(running, Returned(deliveries), conn=conn, epoch=conn)
+            if not self._upgrades.is_being_pushed(device):
+                deliveries = self._upgrades.deliveries(running)
+                self._upgrades.decide(running, Returned(deliveries), conn=conn, epoch=conn)
         elif upgrade is not None and not upgrade.row.ended:
             self._dispatch.consider(device, upgrade.batch)
 
@@ -241,10 +242,12 @@ class Sessions:
             self._journal.submit(Callback((TouchDevices(seen[at : at + limits.slice_devices]),), _nothing))
 
     def end_session(self, device: int, reason: bytes) -> None:
-        """Close the device's session, if it has one (its secret was rotated, it was deleted)."""
+        """End the device's session, if it has one (its secret was rotated, it was deleted): whatever its
+        connection still says while it closes does not count."""
         conn = self._presence.get(device)
         if conn:
             self._outbox.close(conn, CloseCode.UNAUTHORIZED, reason)
+            self._closed(conn, device)
 
     def forget_product(self, key: str) -> None:
         """The product was deleted; another one may take its key with another `auth`."""

@@ -15,7 +15,6 @@ Invariants:
 4. Losing a connection moves nothing: it stops the acknowledgement clock and frees the push slot.
 """
 
-import re
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
@@ -23,7 +22,8 @@ from msgspec.structs import replace
 from otagate import limits, logs
 from otagate.gateway.board import Board
 from otagate.gateway.clock import Clock
-from otagate.gateway.journal import Entry, Journal
+from otagate.gateway.entries import Again, Answer, Decision, DeviceEntry, Ending
+from otagate.gateway.journal import Journal
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.tables import Presence, Roster
 from otagate.store.interface import (
@@ -41,14 +41,12 @@ from otagate.store.interface import (
 from otagate.upgrade import states
 from otagate.upgrade.effects import Ack, Cancel, Effect, RefuseUnknown, SendUpgrade, StopTransfer
 from otagate.upgrade.effects import CancelReason as Reason
-from otagate.upgrade.events import Aborted, Event, Expired
+from otagate.upgrade.events import Event, PushTurn
 from otagate.upgrade.model import RUNNING_STATES, BatchStatus, Cause, Policy, Row, Rules, State
 from otagate.wire import messages
 from otagate.wire.constants import CancelReason, ErrorCode
 
 log = logs.get("upgrades")
-
-_BATCH_ID = re.compile(r"b[1-9][0-9]{0,14}", re.ASCII)
 
 NO_RULES = Rules(target_version="", retries=0, retry_interval_ms=0, timeout_ms=0, expires_at_ms=0)
 
@@ -60,6 +58,14 @@ CANCEL_REASONS = {
     Reason.NOT_ACKNOWLEDGED: CancelReason.NOT_ACKNOWLEDGED,
     Reason.OVER: CancelReason.ENDED,
 }
+
+
+Wrap = Callable[[Change], Change]  # what an operator does is written with an entry of the audit log
+
+
+def as_it_is(change: Change) -> Change:
+    """A change that nobody asked for."""
+    return change
 
 
 def rules_of(batch: Batch) -> Rules:
@@ -96,69 +102,6 @@ class BatchInProgress:
         return states.effective(row, self.record.status, self.record.ended_at_ms or 0, cause)
 
 
-class DeviceEntry(Entry):
-    """Anything durable about one device. `followers` are answers that must not overtake it."""
-
-    __slots__ = ("_upgrades", "device", "followers")
-
-    def __init__(self, upgrades: "Upgrades", device: int, changes: Sequence[Change]) -> None:
-        super().__init__(changes)
-        self._upgrades = upgrades
-        self.device = device
-        self.followers: list[Callable[[], None]] = []
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """See Entry."""
-        self._upgrades.settle(self)
-
-
-class Decision(DeviceEntry):
-    """A step on its way to the disk, with what is needed to make it again.
-
-    `conn` and `answer` (the message's id) say whom an acknowledgement is for; 0 and None for the
-    gateway's own events.
-    """
-
-    __slots__ = ("answer", "batch", "conn", "effects", "event")
-
-    def __init__(
-        self,
-        upgrades: "Upgrades",
-        change: Transition,
-        event: Event,
-        effects: Sequence[Effect],
-        conn: int,
-        answer: str | None,
-    ) -> None:
-        super().__init__(upgrades, change.device, (change,))
-        self.batch = change.batch
-        self.event = event
-        self.effects = effects
-        self.conn = conn
-        self.answer = answer
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """See Entry."""
-        self._upgrades.settle_decision(self, outcomes[0])
-
-
-class _Ending(Entry):
-    """The end of a batch before its last device: by an operator, or its validity."""
-
-    __slots__ = ("_upgrades", "batch", "done")
-
-    def __init__(self, upgrades: "Upgrades", change: EndBatch, done: Callable[[Outcome], None]) -> None:
-        super().__init__((change,))
-        self._upgrades = upgrades
-        self.batch = change.batch
-        self.done = done
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """See Entry."""
-        self._upgrades.settle_ending(self.batch, outcomes[0])
-        self.done(outcomes[0])
-
-
 class Upgrades:
     """Batches in progress and running rows, and the one way to change them: `decide`.
 
@@ -187,7 +130,10 @@ class Upgrades:
         self.logging_in: set[int] = set()  # connections whose welcome waits for a commit
         self._pending: dict[int, DeviceEntry] = {}  # the last entry of each device that no commit has seen
         self._dirty: dict[int, int] = {}  # device → batch: progress in memory that no commit has seen
-        self._again: set[int] = set()  # devices whose decisions this group made again
+        self._pushing: set[int] = set()  # devices whose push no commit has seen: their message is on its way
+        self._endings: dict[int, Ending] = {}  # batch → its end, which no commit has seen
+        self._again: dict[int, Again] = {}  # devices with a decision of this group that is made again
+        self._place = 0  # of the last entry
         self.on_slot_free: Callable[[], None] = lambda: None
         self.on_stop_transfer: Callable[[int, int, int], None] = lambda device, batch, attempt: None
         self.on_batch_ended: Callable[[Batch], None] = lambda batch: None
@@ -243,7 +189,7 @@ class Upgrades:
         row = upgrade.row
         rules = NO_RULES
         if batch is not None:
-            rules = batch.rules
+            rules = self._rules_now(batch)
             if batch.ended:
                 row = batch.view(row)
         step = states.step(row, event, self.clock.now_ms(), rules)
@@ -253,23 +199,34 @@ class Upgrades:
                 self._dirty[device] = number
                 self.board.mark_row(number, device)
             if step.effects:
-                self._in_order(device, number, step.effects, conn, answer)
+                self._in_order(device, number, step.effects, event, conn, answer)
             return step.row
         change = Transition(device, number, row.state, row.attempt, step.row, epoch)
         self.rows[device] = Upgrade(device, number, step.row)
         self._dirty.pop(device, None)
         if batch is not None:
             self._note(batch, device, step.row)
+        if type(event) is PushTurn:
+            self._pushing.add(device)
         self.submit(Decision(self, change, event, step.effects, conn, answer))
         return step.row
 
     def answer_over(self, upgrade: Upgrade, event: Event, *, conn: int, answer: str | None) -> None:
         """Answer a report about a batch that is not the device's newest: its row has ended and stays."""
         step = states.step(upgrade.row, event, self.clock.now_ms(), NO_RULES)
-        self._in_order(upgrade.device, upgrade.batch, step.effects, conn, answer)
+        self._in_order(upgrade.device, upgrade.batch, step.effects, event, conn, answer)
+
+    def _rules_now(self, batch: BatchInProgress) -> Rules:
+        """The rules in the gateway's time: a step of the wall clock moves the end of the validity."""
+        step_ms = self.clock.step_ms
+        if not step_ms:
+            return batch.rules
+        return replace(batch.rules, expires_at_ms=batch.rules.expires_at_ms - step_ms)
 
     def submit(self, entry: DeviceEntry) -> None:
         """Queue an entry about a device: answers to it wait behind the entry from now on."""
+        self._place += 1
+        entry.place = self._place
         self._pending[entry.device] = entry
         self.journal.submit(entry)
 
@@ -277,29 +234,71 @@ class Upgrades:
         """Keep the roster and the push slots in step with a row."""
         batch.roster.update(device, row.state, row.attempt, row.due_ms)
         if row.state == State.PUSHED:
-            self.awaiting.add(device)
-        elif device in self.awaiting:
+            if device in self.presence:
+                self.awaiting.add(device)
+        else:
+            self._free_slot(device)
+
+    def _free_slot(self, device: int) -> None:
+        if device in self.awaiting:
             self.awaiting.discard(device)
             self.on_slot_free()
 
     def _in_order(
-        self, device: int, batch: int, effects: Sequence[Effect], conn: int, answer: str | None
+        self,
+        device: int,
+        batch: int,
+        effects: Sequence[Effect],
+        event: Event,
+        conn: int,
+        answer: str | None,
     ) -> None:
         """Effects that need no commit of their own."""
-        self.after_pending(device, lambda: self._perform(device, batch, effects, conn, answer))
+        if device in self._pending or self._endings:
+
+            def perform() -> None:
+                self._perform(device, batch, effects, conn, answer)
+
+            self.after_pending(device, Answer(perform, batch, event, conn, answer))
+        else:
+            self._perform(device, batch, effects, conn, answer)
 
     def after_pending(self, device: int, call: Callable[[], None]) -> None:
         """Call now, or behind whatever of this device waits for its commit (answers must not overtake)."""
         pending = self._pending.get(device)
+        if self._endings:
+            pending = self._behind_ending(device, pending)
         if pending is None:
             call()
         else:
             pending.followers.append(call)
 
+    def _behind_ending(self, device: int, pending: DeviceEntry | None) -> DeviceEntry | None:
+        """The entry that answers to the device wait for.
+
+        While the end of its batch waits for its commit, an answer that knows of it must not leave: it waits
+        for an entry behind that end, an empty one if need be.
+        """
+        upgrade = self.rows.get(device)
+        ending = self._endings.get(upgrade.batch) if upgrade is not None else None
+        if ending is None or (pending is not None and pending.place > ending.place):
+            return pending
+        behind = DeviceEntry(self, device, ())
+        self.submit(behind)
+        return behind
+
+    def is_being_pushed(self, device: int) -> bool:
+        """Whether the upgrade message leaves with a commit to come, to whichever session there is then."""
+        return device in self._pushing
+
     # -- settling --------------------------------------------------------------------------------
 
     def settle(self, entry: DeviceEntry) -> None:
         """An entry about a device is durable: let go what waited behind it."""
+        again = self._again.get(entry.device)
+        if again is not None:
+            again.entries.append((entry, True))  # behind what is decided again
+            return
         if self._pending.get(entry.device) is entry:
             del self._pending[entry.device]
         for follow in entry.followers:
@@ -308,60 +307,84 @@ class Upgrades:
 
     def settle_decision(self, decision: Decision, outcome: Outcome) -> None:
         """A decision's commit is done: perform its effects, or make it again on the fresh row."""
-        if not isinstance(outcome, Transitioned):
-            self._decide_again(decision, outcome)
+        device = decision.device
+        if type(decision.event) is PushTurn:
+            self._pushing.discard(device)
+        again = self._again.get(device)
+        if isinstance(outcome, Stale) and outcome.row is not None:
+            log.info("decided_again", device=device, batch=decision.batch)
+            if again is None:
+                again = self._again[device] = Again(Upgrade(device, decision.batch, outcome.row))
+            again.entries.append((decision, False))
             return
-        self._perform(decision.device, decision.batch, decision.effects, decision.conn, decision.answer)
-        if outcome.completed is not None:
-            self._forget_batch(outcome.completed)
+        if isinstance(outcome, Transitioned):
+            if again is not None:
+                # it was made on a row that never came to be, and yet fits the one that did
+                again.fresh = Upgrade(device, decision.batch, decision.transition.row)
+            else:
+                self._perform(device, decision.batch, decision.effects, decision.conn, decision.answer)
+            if outcome.completed is not None:
+                self._forget_batch(outcome.completed)
+        else:
+            log.error("row_gone", device=device, batch=decision.batch)
+            self.rows.pop(device, None)
         self.settle(decision)
 
     def group_settled(self) -> None:
         """Called once after each group."""
-        self._again.clear()
+        again, self._again = self._again, {}
+        for device, found in again.items():
+            self._decide_again(device, found)
 
-    def _decide_again(self, decision: Decision, outcome: Outcome) -> None:
-        """The compare-and-set failed: another gateway was faster. Decide on the row that is there now."""
-        device = decision.device
-        fresh = outcome.row if isinstance(outcome, Stale) else None
-        if self._pending.get(device) is decision:
-            del self._pending[device]
-        if fresh is None:
-            log.error("row_gone", device=device, batch=decision.batch)
-            self.rows.pop(device, None)
-            return
-        log.info("decided_again", device=device, batch=decision.batch)
-        later: list[Entry] = []
-        if device not in self._again:
-            # what stands in the queue was decided on the row that never came to be
-            later = self.journal.withdraw(
-                lambda entry: isinstance(entry, Decision) and entry.device == device
-            )
-            if self._pending.get(device) in later:
-                del self._pending[device]
-            self._again.add(device)
-            self.rows[device] = Upgrade(device, decision.batch, fresh)
-            batch = self.batches.get(decision.batch)
-            if batch is not None:
-                self._note(batch, device, fresh)
-        for entry in (decision, *later):
+    def _decide_again(self, device: int, again: Again) -> None:
+        """A compare-and-set failed: another gateway was faster. Decide anew on the row that is there now,
+        also what stands in the queue: it was decided on a row that never came to be."""
+        entries = again.entries
+        for entry in self.journal.withdraw(
+            lambda entry: isinstance(entry, Decision) and entry.device == device
+        ):
             assert isinstance(entry, Decision)
-            newest = self.rows.get(device)
-            if newest is None or newest.batch != entry.batch:
-                continue
-            epoch = entry.changes[0].epoch if isinstance(entry.changes[0], Transition) else 0
-            self.decide(newest, entry.event, conn=entry.conn, answer=entry.answer, epoch=epoch)
+            entries.append((entry, False))
+        if any(entry is self._pending.get(device) for entry, _ in entries):
+            del self._pending[device]
+        self._pushing.discard(device)
+        self._dirty.pop(device, None)
+        self.rows[device] = again.fresh
+        batch = self.batches.get(again.fresh.batch)
+        if batch is not None:
+            self._note(batch, device, again.fresh.row)
+        for entry, is_durable in entries:
+            if isinstance(entry, Decision):
+                if is_durable:
+                    self._in_order(device, entry.batch, entry.effects, entry.event, entry.conn, entry.answer)
+                else:
+                    self._decide_anew(device, entry, entry.transition.epoch)
             for follow in entry.followers:
-                self.after_pending(device, follow)
+                if isinstance(follow, Answer):
+                    self._decide_anew(device, follow, follow.conn)
+                else:
+                    self.after_pending(device, follow)
         self.release(device)
+
+    def _decide_anew(self, device: int, what: Decision | Answer, epoch: int) -> None:
+        newest = self.rows.get(device)
+        if newest is not None and newest.batch == what.batch:
+            self.decide(newest, what.event, conn=what.conn, answer=what.answer, epoch=epoch)
+        elif isinstance(what, Answer):
+            self.after_pending(device, what)
 
     def release(self, device: int) -> None:
         """Drop the device's row from memory unless it is pending, or the device is online and at work."""
         upgrade = self.rows.get(device)
         if upgrade is None or device in self._pending or device in self._dirty:
             return
-        if upgrade.row.state not in RUNNING_STATES or device not in self.presence:
+        over = upgrade.batch not in self._endings and not self._is_in_progress(upgrade.batch)
+        if over or upgrade.row.state not in RUNNING_STATES or device not in self.presence:
             del self.rows[device]
+
+    def _is_in_progress(self, number: int) -> bool:
+        batch = self.batches.get(number)
+        return batch is not None and not batch.ended
 
     # -- performing ------------------------------------------------------------------------------
 
@@ -415,8 +438,10 @@ class Upgrades:
         if not conn or conn in self.logging_in or upgrade is None or upgrade.row.state not in RUNNING_STATES:
             return False
         batch = self.batches.get(upgrade.batch)
-        if batch is None or batch.ended:
+        if batch is None or batch.ended or device in self._pushing:
             return False
+        if self.clock.validity_now_ms() >= batch.record.expires_at_ms:
+            return False  # its end is a moment away
         row = upgrade.row
         if row.state == State.PUSHED and delivery:
             batch.roster.set_clock(device, self.clock.now_ms() + self.acknowledge_timeout_ms)
@@ -434,9 +459,7 @@ class Upgrades:
             batch = self.batches.get(upgrade.batch)
             if batch is not None:
                 batch.roster.set_clock(device, 0)
-        if device in self.awaiting:
-            self.awaiting.discard(device)
-            self.on_slot_free()
+        self._free_slot(device)
         self.release(device)
 
     def connection_changed(self, device: int) -> None:
@@ -456,10 +479,13 @@ class Upgrades:
         dirty, self._dirty = self._dirty, {}
         for device, number in dirty.items():
             upgrade = self.rows.get(device)
-            if upgrade is None or upgrade.batch != number or device in self._pending:
+            if upgrade is None or upgrade.batch != number:
+                continue
+            if device in self._pending:
+                self._dirty[device] = number  # next time
                 continue
             row = upgrade.row
-            if row.state == State.UPGRADING:
+            if row.state == State.UPGRADING and self._is_in_progress(number):
                 change = Transition(device, number, row.state, row.attempt, row)
                 self.submit(DeviceEntry(self, device, (change,)))
 
@@ -471,29 +497,40 @@ class Upgrades:
         self.batches[record.number] = batch
         return batch
 
-    def end_batch(self, number: int, by: str, at_ms: int, done: Callable[[Outcome], None]) -> None:
+    def end_batch(
+        self, number: int, by: str, at_ms: int, done: Callable[[Outcome], None], wrap: Wrap = as_it_is
+    ) -> None:
         """Abort or expire a batch: from this moment every decision sees it ended; the commit follows.
 
-        `done` gets the outcome of EndBatch: a BatchView, or the RequestError that refuses it.
+        `done` gets the outcome of EndBatch: a BatchView, or the RequestError that refuses it. `wrap` makes
+        the change that is written of it.
         """
         batch = self.batches.get(number)
         if batch is not None and not batch.ended:
             batch.record = replace(batch.record, status=BatchStatus.ABORTED, ended_at_ms=at_ms, ended_by=by)
-        self.journal.submit(_Ending(self, EndBatch(number, by, at_ms), done))
+        running = [
+            (upgrade.device, upgrade.row.attempt)
+            for upgrade in self.rows.values()
+            if upgrade.batch == number and upgrade.row.state in RUNNING_STATES
+        ]
+        self._place += 1
+        ending = Ending(self, number, wrap(EndBatch(number, by, at_ms)), done, running, self._place)
+        self._endings.setdefault(number, ending)
+        self.journal.submit(ending)
 
-    def settle_ending(self, number: int, outcome: Outcome) -> None:
+    def settle_ending(self, ending: Ending, outcome: Outcome) -> None:
         """The end of a batch is durable: tell its devices, and let its rows be rewritten."""
+        number = ending.batch
+        if self._endings.get(number) is ending:
+            del self._endings[number]
         batch = self.batches.get(number)
         if not isinstance(outcome, BatchView) or batch is None:
             return  # it had ended by itself just before
         batch.record = outcome.batch
-        expired = outcome.batch.ended_by == "expired"
-        event = Expired() if expired else Aborted()
+        reason = Reason.EXPIRED if outcome.batch.ended_by == "expired" else Reason.ABORTED
+        for device, attempt in ending.running:
+            self._perform(device, number, (Cancel(attempt, reason), StopTransfer(attempt)), 0, None)
         for device in [device for device, upgrade in self.rows.items() if upgrade.batch == number]:
-            row = self.rows[device].row
-            if row.state in RUNNING_STATES:
-                step = states.step(row, event, self.clock.now_ms(), batch.rules)
-                self._perform(device, number, step.effects, 0, None)
             self._drop_row(device)
         self.on_batch_ended(outcome.batch)
 
@@ -511,9 +548,7 @@ class Upgrades:
         if device not in self._pending:
             self.rows.pop(device, None)
             self._dirty.pop(device, None)
-        if device in self.awaiting:
-            self.awaiting.discard(device)
-            self.on_slot_free()
+        self._free_slot(device)
 
 
 def upgrade_message(batch: Batch, attempt: int, chunk_bytes: int, answer: str | None) -> messages.Upgrade:

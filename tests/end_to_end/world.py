@@ -44,7 +44,9 @@ ENDED = ("succeeded", "failed")
 class World:
     """See the module. Made by `open_world`."""
 
-    def __init__(self, path: Path, nursery: trio.Nursery, sections: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, nursery: trio.Nursery, sections: dict[str, Any], begins_ms: int = EPOCH_MS
+    ) -> None:
         self.path = path
         self.configuration = config.Configuration(
             **{name: getattr(config, name.capitalize())(**values) for name, values in sections.items()}
@@ -54,7 +56,8 @@ class World:
         self.service: Service
         self.store: LmdbStore
         self.address: tuple[str, int]
-        self._ahead_s = 0.0
+        self._ahead_s = -trio.current_time()
+        self._begins_ms = begins_ms
         self._nursery = nursery
         self._waiting = trio.CancelScope()
         self._stop: Callable[[], None]
@@ -83,9 +86,8 @@ class World:
             with trio.CancelScope() as self._waiting:
                 await trio.lowlevel.wait_readable(plane.fileno())
 
-        clock = Clock(
-            await self.store.newest_time_ms(), wall_ms=lambda: EPOCH_MS + elapsed_ms(), elapsed_ms=elapsed_ms
-        )
+        newest_ms = await self.store.newest_time_ms()
+        clock = Clock(newest_ms, wall_ms=lambda: self._begins_ms + elapsed_ms(), elapsed_ms=elapsed_ms)
         try:
             async with trio.open_nursery() as nursery:
                 self.gateway = Gateway(self.configuration, self.store, plane, clock, blobs.path, nursery)
@@ -234,11 +236,11 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(path: Path, **sections: Any) -> AsyncIterator[World]:
-    """A world whose store must keep its invariants to the end."""
+async def open_world(path: Path, *, begins_ms: int = EPOCH_MS, **sections: Any) -> AsyncIterator[World]:
+    """A world whose store must keep its invariants to the end; its time begins at `begins_ms`, UTC."""
     sections = {"device": {"heartbeat_s": HEARTBEAT_S} | sections.pop("device", {}), **sections}
     async with trio.open_nursery() as nursery:
-        world = World(path, nursery, sections)
+        world = World(path, nursery, sections, begins_ms)
         await world.start()
         try:
             yield world

@@ -1,0 +1,335 @@
+"""The crash loop: kill -9 in the middle of a batch, look at the store, start again; again and again.
+
+What must hold after every kill, whatever the moment:
+
+1. What was promised stands: no device upgrade is behind an answer that its device has read, no object is
+   missing whose creation an operator was told.
+2. The store keeps its invariants (store/check.py): counters equal rows; nothing goes back; LMDB accepts it.
+3. No attempt is above 1 + retries; a clock that runs goes on: the same attempt in the same state has the same
+   due time as before.
+4. Downloads go on where they stopped, and in the end every device has succeeded.
+
+Progress of one kind is counted, not judged: how many upgrades stood in the middle at the kill.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from otagate.store import records, tables
+from otagate.store.check import Moments, check, check_progress, moments
+from otagate.store.lmdb import view_folder
+from otagate.store.snapshot import Snapshot
+from otagate.upgrade.model import State
+from tests.end_to_end.process import ROOT, WITHIN_S, GatewayProcess, Operator
+
+GATEWAY = (sys.executable, "-P", "-m", "tests.crash.gateway", "serve")
+IMAGE_BYTES = 1_500_001  # several times what the sockets' buffers hold
+RETRIES = 5
+# What an answer promises: the upgrade is in this state, or further, in this attempt or a later one.
+FLOORS = {
+    "received": State.TO_BE_UPGRADED,
+    "progress": State.UPGRADING,
+    "burning": State.UPGRADING,
+    "failed": State.TO_BE_RETRIED,
+    "succeeded": State.SUCCEEDED,
+}
+Clocks = dict[tuple[int, int, State, int], int]
+
+
+class BrokenPromise(Exception):  # noqa: N818 - what it found
+    """Something does not hold; the message lists all that was found at that kill."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Operators(threading.Thread):
+    """Operators of another product, who add devices and firmware, and delete it, until the gateway dies."""
+
+    def __init__(self, operator: Operator, cycle: int) -> None:
+        super().__init__(daemon=True)
+        self._operator = operator
+        self._cycle = cycle
+        self.promised: dict[str, int] = {}  # path → the status that it has from now on
+        self.unexpected: list[str] = []
+
+    def run(self) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                name = f"x{self._cycle}-{number}"
+                self._operator.call("POST", "/products/other/devices", 201, json={"identifier": name})
+                self.promised[f"/products/other/devices/{name}"] = 200
+                if number % 5 == 0:
+                    self._exchange_firmware(name)
+        except httpx.TransportError:
+            pass  # that was the kill
+        except AssertionError as error:
+            self.unexpected.append(str(error))
+
+    def _exchange_firmware(self, name: str) -> None:
+        firmware = self._operator.add_firmware(name, os.urandom(20_000), "other")
+        content = f"/firmware/{firmware}/content"
+        self.promised[content] = 200
+        if name.endswith("-10") and self._cycle <= 40:  # a product has at most 50
+            return
+        del self.promised[content]  # nobody knows, until the answer is there
+        self._operator.call("DELETE", f"/firmware/{firmware}", 204)
+        self.promised[content] = 404
+
+
+class CrashLoop:
+    """See the module. `say` gets a line for each cycle."""
+
+    def __init__(self, folder: Path, devices: int, seed: int, say: Callable[[str], None] = print) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.devices = devices
+        self.seed = seed
+        self.say = say
+        self.totals: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._log = folder / "fleet.log"
+        self._log_read = 0
+        self._before: Moments = {}
+        self._clocks: Clocks = {}
+        self._batch: str | None = None
+        self._versions = 1
+        self._promised: dict[str, int] = {}
+        self._listen = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+        self._fleet: subprocess.Popen[bytes] | None = None
+
+    # -- the parts of a cycle ------------------------------------------------------------------------
+
+    def run(self, cycles: int) -> None:
+        """All cycles, then peace. BrokenPromise."""
+        gateway = self._start()
+        try:
+            with Operator(gateway) as operator:
+                self._set_up(gateway, operator)
+            for cycle in range(1, cycles + 1):
+                self._cycle(gateway, cycle)
+                started_s = time.monotonic()
+                gateway = self._start()
+                restart_ms = (time.monotonic() - started_s) * 1000
+                self.totals["restart_ms"] += int(restart_ms)
+                self._check_operators(gateway)
+                self.say(f"cycle {cycle}: {self._sentence} ready again after {restart_ms:.0f} ms")
+            self._finish(gateway)
+        finally:
+            if self._fleet is not None:
+                self._fleet.kill()
+                self._fleet.wait()
+            gateway.kill()
+
+    def _start(self) -> GatewayProcess:
+        gateway = GatewayProcess(self.data, command=GATEWAY, listen=self._listen)
+        gateway.start()
+        return gateway
+
+    def _set_up(self, gateway: GatewayProcess, operator: Operator) -> None:
+        operator.create_product("other")
+        operator.create_product()
+        operator.register(*(f"d{number}" for number in range(self.devices)))
+        command = [sys.executable, "-m", "tests.crash.fleet", "--address", self._listen[0]]
+        command += ["--devices", str(self.devices), "--seed", str(self.seed), "--log", str(self._log)]
+        self._fleet = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}, stderr=subprocess.DEVNULL
+        )
+        gateway.wait_for(lambda: self._active(operator) == self.devices)
+
+    def _active(self, operator: Operator) -> int:
+        """Devices that have logged in at least once."""
+        found, cursor = 0, None
+        while True:
+            query = {"active": "true", "limit": 1000} | ({"cursor": cursor} if cursor else {})
+            page = operator.call("GET", "/products/lamp/devices", params=query)
+            found += len(page["items"])
+            cursor = page["next"]
+            if cursor is None:
+                return found
+
+    def _keep_busy(self, operator: Operator) -> None:
+        """A batch in progress: the one of before, or the next."""
+        if self._batch is not None:
+            view = operator.call("GET", f"/batches/{self._batch}")
+            if view["status"] == "in_progress":
+                return
+            self._expect_success(view)
+        self._versions += 1
+        firmware = operator.add_firmware(f"{self._versions}.0", os.urandom(IMAGE_BYTES))
+        self._batch = operator.create_batch(firmware, retries=RETRIES)
+        self.totals["batches"] += 1
+
+    def _expect_success(self, view: Any) -> None:
+        counts = view["counts"]
+        if (view["status"], counts["succeeded"]) != ("completed", self.devices):
+            raise BrokenPromise(f"batch {view['id']} ended {view['status']} with {counts}")
+        self.totals["succeeded_upgrades"] += counts["succeeded"]
+
+    def _cycle(self, gateway: GatewayProcess, cycle: int) -> None:
+        with Operator(gateway) as operator:
+            self._keep_busy(operator)
+            operators = Operators(operator, cycle)
+            operators.start()
+            time.sleep(self._random.uniform(0.05, 1.5))  # any moment is as good as any other
+            gateway.kill()
+            operators.join(WITHIN_S)
+        self._promised |= operators.promised
+        self.totals["operators"] += len(operators.promised)
+        found = [*operators.unexpected, *self._look(gateway)]
+        if found:
+            raise BrokenPromise("\n".join(found[:50]))
+
+    def _finish(self, gateway: GatewayProcess) -> None:
+        with Operator(gateway) as operator:
+            batch = self._batch
+            assert batch is not None
+
+            def ended() -> bool:
+                return bool(operator.call("GET", f"/batches/{batch}")["status"] != "in_progress")
+
+            gateway.wait_for(ended)
+            self._expect_success(operator.call("GET", f"/batches/{batch}"))
+        assert self._fleet is not None
+        self._fleet.send_signal(signal.SIGTERM)
+        self._fleet.wait(WITHIN_S)
+        gateway.stop()
+        found = self._look(gateway)
+        if found:
+            raise BrokenPromise("\n".join(found[:50]))
+
+    # -- what must hold ------------------------------------------------------------------------------
+
+    def _look(self, gateway: GatewayProcess) -> list[str]:
+        """Everything that is wrong with the store at rest."""
+        promises = list(self._promises())
+        with view_folder(self.data) as view:
+            found = check(view)
+            now = moments(view)
+            found += check_progress(self._before, now)
+            found += self._check_promises(Snapshot(view), now, promises)
+            found += self._check_clocks(view)
+        for (device, batch), (_, attempt) in now.items():
+            if attempt > 1 + RETRIES:
+                found.append(f"device {device} in batch {batch} is at attempt {attempt} of {1 + RETRIES}")
+        verify = subprocess.run(
+            [sys.executable, "-m", "lmdb", "verify", "-e", str(self.data / "store")],
+            capture_output=True,
+            text=True,
+        )
+        if verify.returncode:
+            found.append(f"lmdb verify: {verify.stdout} {verify.stderr}")
+        self._before = now
+        states = Counter(state for state, _ in now.values())
+        middle = ", ".join(
+            f"{states[state]} {state.label}" for state in State if states[state] and state < State.SUCCEEDED
+        )
+        self._sentence = f"{len(promises)} promises kept; {middle or 'nothing open'};"
+        self.totals["promises"] += len(promises)
+        if " traceback=" in gateway.log or "Traceback" in gateway.log:
+            found.append(f"the gateway's log: {gateway.log[-2000:]}")
+        return found
+
+    def _promises(self) -> Iterator[dict[str, Any]]:
+        """What the fleet was promised since the last look."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as file:
+            file.seek(self._log_read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._log_read += len(line)
+                fact = json.loads(line)
+                if "problem" in fact:
+                    raise BrokenPromise(f"device {fact['device']}: {fact['problem']}")
+                if "resumed" in fact:
+                    self.totals["resumed"] += 1
+                    continue
+                self.totals[fact["kind"]] += 1
+                yield fact
+
+    def _check_promises(
+        self, snapshot: Snapshot, now: Moments, promises: list[dict[str, Any]]
+    ) -> Iterator[str]:
+        for fact in promises:
+            device = snapshot.device_named("lamp", fact["device"])
+            assert device is not None
+            moment = now.get((device.number, int(fact["batch"][1:])))
+            if moment is None:
+                yield f"{fact}: there is no such upgrade"
+                continue
+            state, attempt = moment
+            if (attempt, state) < (fact["attempt"], FLOORS[fact["kind"]]):
+                yield f"{fact}: the store has {state.label} in attempt {attempt}"
+
+    def _check_clocks(self, view: tables.View) -> Iterator[str]:
+        clocks: Clocks = {}
+        for key, value in tables.scan(view, tables.UPGRADES, b""):
+            device, batch = tables.pair_key.unpack(key)
+            state = records.state_of(value)
+            if state in (State.UPGRADING, State.TO_BE_RETRIED):
+                clocks[device, batch, state, records.attempt_of(value)] = records.due_of(value)
+        for which, due_ms in clocks.items():
+            if self._clocks.get(which, due_ms) != due_ms:
+                yield f"the clock of {which} was {self._clocks[which]} and is {due_ms}"
+        self._clocks = clocks
+
+    def _check_operators(self, gateway: GatewayProcess) -> None:
+        with Operator(gateway) as operator:
+            for path, status in list(self._promised.items())[-200:]:
+                found = operator.head(path).status_code
+                if found != status:
+                    raise BrokenPromise(f"{path} has status {found}, it was promised {status}")
+
+
+def main() -> int:
+    """The command tools/crash_loop."""
+    parser = argparse.ArgumentParser(prog="tools/crash_loop", description="Kill -9, check, start, repeat.")
+    parser.add_argument("--cycles", type=int, default=50)
+    parser.add_argument("--devices", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=None, help="which moments, and which devices fail")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}, {arguments.devices} devices", flush=True)
+    with tempfile.TemporaryDirectory(prefix="otagate-crash-") as folder:
+        loop = CrashLoop(Path(folder), arguments.devices, seed, lambda line: print(line, flush=True))
+        try:
+            loop.run(arguments.cycles)
+        except (BrokenPromise, AssertionError) as error:
+            print(f"BROKEN: {error}")
+            return 1
+    totals = loop.totals
+    print(
+        f"{arguments.cycles} cycles, nothing lost: {totals['promises']} promises to devices "
+        f"({', '.join(f'{totals[kind]} {kind}' for kind in FLOORS)}) and {totals['operators']} to operators "
+        f"kept, {totals['resumed']} downloads resumed, {totals['succeeded_upgrades']} upgrades succeeded in "
+        f"{totals['batches']} batches, ready after {totals['restart_ms'] // arguments.cycles} ms on average"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

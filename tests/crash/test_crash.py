@@ -1,0 +1,96 @@
+"""kill -9, briefly; tools/crash_loop does it for as long as one likes."""
+
+import resource
+import time
+from pathlib import Path
+
+import trio
+
+from otagate.store.check import main as check_store
+from tests.crash.loop import CrashLoop
+from tests.end_to_end.device import Device
+from tests.end_to_end.process import GatewayProcess, Operator
+from tests.end_to_end.world import World, open_world
+
+FLEET = 1_000
+
+
+def test_three_kills(tmp_path: Path) -> None:
+    loop = CrashLoop(tmp_path, devices=40, seed=7)
+    loop.run(3)
+    assert loop.totals["promises"] > 100
+    assert loop.totals["operators"] > 3
+    assert loop.totals["resumed"] > 0
+
+
+def test_nobody_fails_by_the_absence_of_the_gateway(tmp_path: Path) -> None:
+    """1,000 devices in `pushed`, no retry; the gateway is killed, and they come back after twelve seconds."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    data = tmp_path / "data"
+    gateway = GatewayProcess(data)
+    gateway.start()
+    try:
+        with Operator(gateway) as operator:
+            operator.create_product()
+            operator.register(*names())
+            firmware = operator.add_firmware("2.0", bytes(1000))
+            batch = trio.run(push_all, gateway, operator, firmware)
+    finally:
+        gateway.kill()
+    trio.run(come_back, data, batch)
+    assert check_store([str(data)]) == 0
+
+
+def names() -> list[str]:
+    return [f"d{number}" for number in range(FLEET)]
+
+
+async def log_in(address: tuple[str, int], identifier: str, into: dict[str, Device]) -> None:
+    device = await Device.connect(address, "tcp" if hash(identifier) % 2 else "websocket", identifier)
+    await device.log_in("1.0")
+    into[identifier] = device
+
+
+async def log_all_in(address: tuple[str, int]) -> dict[str, Device]:
+    devices: dict[str, Device] = {}
+    every = names()
+    for at in range(0, FLEET, 100):
+        async with trio.open_nursery() as nursery:
+            for name in every[at : at + 100]:
+                nursery.start_soon(log_in, address, name, devices)
+    return devices
+
+
+async def push_all(gateway: GatewayProcess, operator: Operator, firmware: str) -> str:
+    """Everybody has the message, nobody has answered, the gateway dies."""
+    devices = await log_all_in(gateway.devices)
+    batch = await trio.to_thread.run_sync(operator.create_batch, firmware)
+    for device in devices.values():
+        assert (await device.receive("upgrade"))["attempt"] == 1
+    gateway.kill()
+    for device in devices.values():
+        await device.aclose()
+    return batch
+
+
+async def come_back(data: Path, batch: str) -> None:
+    """Twelve seconds later on the same store: everybody is asked again, and has ten seconds again."""
+    async with open_world(data, begins_ms=time.time_ns() // 1_000_000) as world:
+        await world.jump(12)
+        counts = (await world.service.get_batch(batch)).counts
+        assert (counts.pushed, counts.failed) == (FLEET, 0)
+        devices = await log_all_in(world.address)
+        world.devices += devices.values()
+        for device in devices.values():
+            assert (await device.receive("upgrade"))["attempt"] == 1
+        await world.jump(5, alive=False)
+        await acknowledge(world, batch)
+        counts = (await world.service.get_batch(batch)).counts
+        assert (counts.to_be_upgraded, counts.failed) == (FLEET, 0)
+
+
+async def acknowledge(world: World, batch: str) -> None:
+    for device in world.devices:
+        await device.send("received", batch=batch, attempt=1, id="r")
+    for device in world.devices:
+        assert (await device.answer("r"))["type"] == "ack"

@@ -1,5 +1,6 @@
-"""placeholder"""
+"""Other servers, measured beside the gateway by the same fleet at the same work (protocol.md)."""
 
+from .install import register
+from .registry import PEERS, Peer
 
-def register(commands) -> None:
-    """."""
+__all__ = ["PEERS", "Peer", "register"]

@@ -15,7 +15,9 @@ from libc.string cimport memcpy, memset
 
 import ipaddress
 
-from otagate.bench.behaviour cimport on_connected, on_downloaded, on_lost, send_next, start_work
+from otagate.bench.behaviour cimport (
+    on_connected, on_downloaded, on_image_bytes, on_lost, send_next, start_work,
+)
 from otagate.bench.common cimport line_pop, mixed
 from otagate.bench.download cimport chunk_data, flush_hashes
 from otagate.bench.histogram cimport clock_ns
@@ -41,6 +43,7 @@ cdef enum:
     EVENTS_MAX = 512
     SLOW_READ_BYTES = 16 * 1024         # FAULT_SLOW: so much at a time
     SLOW_PAUSE_MS = 20
+    HEAD_READ_BYTES = 512               # of a frame whose payload will be dropped in the kernel
     MILLISECOND_NS = 1000000
 
 LINKS = {"websocket": LINK_WEBSOCKET, "tcp": LINK_TCP, "http": LINK_HTTP, "mqtt": LINK_MQTT}
@@ -89,8 +92,11 @@ cdef bint drop_payload(Engine* engine, Device* device) noexcept nogil:
         return False
     engine.counters.bytes_in += size
     device.frame_left -= size
-    chunk_data(engine, device, NULL, size)
-    return True
+    if engine.settings.login:
+        chunk_data(engine, device, NULL, size)
+    else:
+        on_image_bytes(engine, device, size)
+    return send_out(engine, device)
 
 
 cdef void readable(Engine* engine, Device* device) noexcept nogil:
@@ -99,14 +105,14 @@ cdef void readable(Engine* engine, Device* device) noexcept nogil:
     cdef size_t most = engine.settings.read_bytes
     cdef ssize_t size, taken
     cdef bint slow = device.fault == FAULT_SLOW and device.works and engine.settings.work == WORK_CAMPAIGN
-    if engine.settings.discard and device.frame_left and engine.settings.login and not held:
+    if engine.settings.discard and device.frame_left and not held:
         if not drop_payload(engine, device):
             on_lost(engine, device)
             return
         if device.frame_left:
             return
-    elif engine.settings.discard and device.phase == PHASE_OPEN and engine.settings.login:
-        most = 128
+    if engine.settings.discard and device.phase == PHASE_OPEN:
+        most = HEAD_READ_BYTES
     if slow:
         most = SLOW_READ_BYTES
     if held:

@@ -15,20 +15,18 @@ from otagate.errors import Conflict, Invalid, NotFound
 from otagate.gateway.dispatch import Dispatch
 from otagate.gateway.journal import Journal, Write
 from otagate.gateway.tables import Roster
-from otagate.gateway.upgrades import Upgrades
+from otagate.gateway.upgrades import Upgrades, Wrap, as_it_is
 from otagate.store.interface import (
     Batch,
     BatchView,
     BeginBatch,
     ClaimDevices,
-    Device,
     Firmware,
     OpenBatch,
     RewriteSlice,
     Store,
     UndoBatch,
 )
-from otagate.upgrade.eligibility import Reason, ineligible_reason
 from otagate.upgrade.model import BatchStatus, Range, State
 from otagate.upgrade.validation import BatchParameters
 
@@ -79,26 +77,27 @@ class Batches:
 
     # -- creating --------------------------------------------------------------------------------
 
-    async def create(self, firmware: Firmware, parameters: BatchParameters) -> BatchView:
+    async def create(
+        self, firmware: Firmware, parameters: BatchParameters, wrap: Wrap = as_it_is
+    ) -> BatchView:
         """Select the devices, write their rows, open the batch. Raises Invalid and changes nothing when
         nobody is eligible, or a named device is not (with the reason for each in `details`)."""
         chosen: Sequence[int] = ()
         if parameters.range is Range.DIRECTED:
             chosen = await self._chosen(firmware, parameters.devices)
-        batch: Batch = await self._journal.write(
-            BeginBatch(
-                firmware=firmware.id,
-                selection=parameters.range.label,
-                policy=parameters.policy,
-                validity_days=parameters.validity_days,
-                timeout_minutes=parameters.timeout_minutes,
-                retries=parameters.retries,
-                retry_interval_minutes=parameters.retry_interval_minutes or None,
-                at_ms=self._upgrades.clock.now_ms(),
-            )
+        begin = BeginBatch(
+            firmware=firmware.id,
+            selection=parameters.range.label,
+            policy=parameters.policy,
+            validity_days=parameters.validity_days,
+            timeout_minutes=parameters.timeout_minutes,
+            retries=parameters.retries,
+            retry_interval_minutes=parameters.retry_interval_minutes or None,
+            at_ms=self._upgrades.clock.now_ms(),
         )
         # From here on the batch is in the store: it is opened or undone, whatever becomes of who asked.
         with trio.CancelScope(shield=True):
+            batch: Batch = await self._journal.write(begin)
             roster = Roster()
             claims = _Claims(self._journal, batch.number, roster)
             if parameters.range is Range.DIRECTED:
@@ -111,7 +110,7 @@ class Batches:
                 await self._undo(batch)
                 raise refused
             view: BatchView = await self._journal.write(
-                OpenBatch(batch.number, self._upgrades.clock.now_ms())
+                wrap(OpenBatch(batch.number, self._upgrades.clock.now_ms()))
             )
         self._upgrades.open_batch(view.batch, roster)
         self._dispatch.request()
@@ -136,7 +135,10 @@ class Batches:
         if len(roster) == len(parameters.devices):
             return None
         # a device that was eligible a moment ago is not any more: say which and why
-        await self._chosen(firmware, parameters.devices, besides=roster)
+        try:
+            await self._chosen(firmware, parameters.devices, besides=roster)
+        except Invalid as refused:
+            return refused
         return Invalid("a named device is not eligible any more; try again", field="devices")
 
     async def _undo(self, batch: Batch) -> None:
@@ -155,18 +157,15 @@ class Batches:
         count = 0
         for at in range(0, len(identifiers), limits.slice_devices):
             part = identifiers[at : at + limits.slice_devices]
-            devices = await self._store.lookup_devices([(firmware.product, name) for name in part])
-            newest = await self._upgrades.newest([device.number for device in devices if device is not None])
-            is_open = {upgrade.device for upgrade in newest if upgrade and not upgrade.row.ended}
-            for name, device in zip(part, devices, strict=True):
-                if device is not None and besides is not None and device.number in besides:
+            reasons = await self._store.ineligible_reasons(firmware.id, part)
+            for name, (number, reason) in zip(part, reasons, strict=True):
+                if besides is not None and number in besides:
                     continue
-                reason = self._reason(device, firmware, is_open)
-                if reason is None and device is not None:
-                    numbers.append(device.number)
+                if reason is None:
+                    numbers.append(number)
                     continue
                 count += 1
-                if len(refused) < limits.ineligible_details_max and reason is not None:
+                if len(refused) < limits.ineligible_details_max:
                     refused.append({"identifier": name, "reason": reason.value, "message": reason.sentence})
             await trio.lowlevel.checkpoint()
         if count:
@@ -174,13 +173,9 @@ class Batches:
         numbers.sort()
         return numbers
 
-    @staticmethod
-    def _reason(device: Device | None, firmware: Firmware, is_open: set[int]) -> Reason | None:
-        return ineligible_reason(device, firmware, device is not None and device.number in is_open)
-
     # -- ending ----------------------------------------------------------------------------------
 
-    async def abort(self, batch_id: str, number: int) -> BatchView:
+    async def abort(self, batch_id: str, number: int, wrap: Wrap = as_it_is) -> BatchView:
         """Abort a batch in progress. NotFound; Conflict when it has ended already."""
         view = await self._store.get_batch(batch_id)
         if view is None:
@@ -194,7 +189,7 @@ class Batches:
             result.append(outcome)
             done.set()
 
-        self._upgrades.end_batch(number, "aborted", self._upgrades.clock.now_ms(), settled)
+        self._upgrades.end_batch(number, "aborted", self._upgrades.clock.now_ms(), settled, wrap)
         await done.wait()
         if isinstance(result[0], Exception):
             raise result[0]

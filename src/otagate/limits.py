@@ -151,6 +151,7 @@ events_batches_max = 1_000  # remembered by when they changed; who comes back la
 events_devices_max = 200  # of a watched batch, named in one event
 overview_interval_ms = 5_000
 overview_samples_max = 120  # ten minutes
+export_rows = 200  # of an export in memory at a time: about 3 ms of the loop
 
 # -- logs ------------------------------------------------------------------------------------------
 log_field_chars_max = 512  # of one field: what a peer says must not fill the disk

@@ -51,10 +51,6 @@ async def delete_product(call: Call[NoQuery, None]) -> None:
 # -- devices ----------------------------------------------------------------------------------------
 
 
-async def list_devices(call: Call[queries.DevicesQuery, None]) -> views.Page[views.DeviceView]:
-    return await call.service.list_devices(call.path["key"], **asdict(call.query))
-
-
 async def get_device(call: Call[NoQuery, None]) -> views.DeviceView:
     return await call.service.get_device(call.path["key"], call.path["identifier"])
 
@@ -103,10 +99,6 @@ async def get_batch(call: Call[NoQuery, None]) -> views.BatchView:
 
 async def abort_batch(call: Call[NoQuery, None]) -> views.BatchView:
     return await call.service.abort_batch(call.path["id"])
-
-
-async def list_upgrades(call: Call[queries.UpgradesQuery, None]) -> views.Page[views.UpgradeView]:
-    return await call.service.list_upgrades(call.path["id"], **asdict(call.query))
 
 
 async def get_upgrade(call: Call[NoQuery, None]) -> views.UpgradeDetails:

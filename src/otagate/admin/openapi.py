@@ -49,7 +49,9 @@ def document(operations: Sequence[Operation]) -> Json:
 
 
 def _operation(operation: Operation, schema_of: dict[Any, Any]) -> Json:
-    replies = {str(reply.status): _reply(reply, schema_of) for reply in operation.replies}
+    replies: Json = {}
+    for reply in operation.replies:
+        _add_reply(replies.setdefault(str(reply.status), {}), reply, schema_of)
     errors = {str(status): _error(status, schema_of[ErrorBody]) for status in operation.error_statuses}
     description: Json = {
         "operationId": operation.handler.__name__,
@@ -104,13 +106,13 @@ def _query_parameters(query: type[Struct]) -> list[Json]:
     return found
 
 
-def _reply(reply: Reply, schema_of: dict[Any, Any]) -> Json:
-    described: Json = {"description": reply.description}
+def _add_reply(described: Json, reply: Reply, schema_of: dict[Any, Any]) -> None:
+    """One form of the answer of a status; the first says what it is."""
+    described.setdefault("description", reply.description)
     if reply.type is not None:
-        described["content"] = {reply.media: {"schema": schema_of[reply.type]}}
+        described.setdefault("content", {})[reply.media] = {"schema": schema_of[reply.type]}
     elif reply.media != JSON:
-        described["content"] = {reply.media: {}}
-    return described
+        described.setdefault("content", {})[reply.media] = {}
 
 
 def _error(status: int, schema: Json) -> Json:

@@ -1,6 +1,6 @@
 """The table of operations. Routing (app.py) and the API document (openapi.py) are both made of it."""
 
-from otagate.admin import bulk, console, events, handlers, images, queries
+from otagate.admin import bulk, console, events, exports, handlers, images, queries
 from otagate.admin.operations import BYTES, CSV, EVENTS, NDJSON, Operation, Reply
 from otagate.gateway import views
 
@@ -93,10 +93,14 @@ DEVICES = (
     Operation(
         method="GET",
         path=f"{PRODUCT}/devices",
-        handler=handlers.list_devices,
+        handler=exports.list_devices,
         summary="List and search the devices of a product",
         query=queries.DevicesQuery,
-        replies=(Reply(200, "A page of devices.", views.Page[views.DeviceView]),),
+        replies=(
+            Reply(200, "A page of devices.", views.Page[views.DeviceView]),
+            Reply(200, "All of them, a line each.", views.DeviceView, NDJSON),
+            Reply(200, "All of them, with a header.", media=CSV),
+        ),
         errors=(404,),
     ),
     Operation(
@@ -231,10 +235,14 @@ BATCHES = (
     Operation(
         method="GET",
         path=f"{BATCH}/devices",
-        handler=handlers.list_upgrades,
+        handler=exports.list_upgrades,
         summary="List the device upgrades of a batch",
         query=queries.UpgradesQuery,
-        replies=(Reply(200, "A page of device upgrades.", views.Page[views.UpgradeView]),),
+        replies=(
+            Reply(200, "A page of device upgrades.", views.Page[views.UpgradeView]),
+            Reply(200, "All of them, a line each.", views.UpgradeView, NDJSON),
+            Reply(200, "All of them, with a header.", media=CSV),
+        ),
         errors=(404,),
     ),
     Operation(

@@ -85,12 +85,15 @@ class Dispatch:
         most = min(room, SLICE_DEVICES)
         now_ms = self._upgrades.clock.now_ms()
         devices = batch.roster.take_pushable(self._upgrades.presence, now_ms, most)
-        if devices:
-            await self._push(batch, devices)
-        return len(devices) == most
+        # when all were refused (the validity is over, its end not yet decided), asking again is of no use
+        return bool(devices) and await self._push(batch, devices) > 0 and len(devices) == most
 
-    async def _push(self, batch: BatchInProgress, devices: Sequence[int]) -> None:
-        """Decide for devices that the roster gave out; what is not pushed after all goes back."""
+    async def _push(self, batch: BatchInProgress, devices: Sequence[int]) -> int:
+        """Decide for devices that the roster gave out; what is not pushed after all goes back.
+
+        Returns how many moved.
+        """
+        moved = 0
         upgrades = self._upgrades
         number = batch.record.number
         rows = await upgrades.store.upgrades([(device, number) for device in devices])
@@ -100,16 +103,19 @@ class Dispatch:
             if newest is None or newest.batch != number or device not in upgrades.presence:
                 batch.roster.release(device)
                 continue
-            self._push_one(batch, newest, record)
+            moved += self._push_one(batch, newest, record)
+        return moved
 
-    def _push_one(self, batch: BatchInProgress, newest: Upgrade, record: Device | None) -> None:
+    def _push_one(self, batch: BatchInProgress, newest: Upgrade, record: Device | None) -> bool:
         upgrades = self._upgrades
         device = newest.device
         if record is not None and record.version == batch.record.firmware_version:
             # it reported the target version while its row was being written
             upgrades.decide(newest, VersionReported(record.version, record.version))
-            return
+            return True
         row = upgrades.decide(newest, PushTurn())
         if row.state != State.PUSHED:
             # refused: the roster was wrong about the row, or the validity is over
             batch.roster.update(device, row.state, row.attempt, row.due_ms)
+            return False
+        return True

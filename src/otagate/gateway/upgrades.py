@@ -488,6 +488,8 @@ class Upgrades:
             if row.state == State.UPGRADING and self._is_in_progress(number):
                 change = Transition(device, number, row.state, row.attempt, row)
                 self.submit(DeviceEntry(self, device, (change,)))
+            else:
+                self.release(device)  # its batch has ended meanwhile
 
     # -- batches ---------------------------------------------------------------------------------
 

@@ -1,13 +1,17 @@
 """Who is pushed when: slots, wake-ups that never come, devices that come and go."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import trio
 
+from otagate.store.interface import Upgrade
 from otagate.wire import messages
 from tests.gateway.harness import (
     Harness,
     SimulatedDevice,
+    TestStore,
     failure,
     gateway_harness,
     kinds,
@@ -226,3 +230,31 @@ async def test_nobody_is_pushed_by_a_batch_in_creation(autojump_clock: object) -
         harness.store.release()
         await harness.rest()
         assert pushed(devices) == ["d1", "d2"]
+
+
+class SlowStore(TestStore):
+    """Reads of rows wait while `reading` stands, as those of a store elsewhere do."""
+
+    reading: trio.Event | None = None
+
+    async def upgrades(self, pairs: Sequence[tuple[int, int]]) -> list[Upgrade | None]:
+        if self.reading is not None:
+            await self.reading.wait()
+        return await super().upgrades(pairs)
+
+
+async def test_a_device_that_leaves_while_its_row_is_read(autojump_clock: object) -> None:
+    store = SlowStore()
+    async with gateway_harness(store) as harness:
+        devices = await fleet(harness, 2)
+        store.reading = trio.Event()
+        batch = await harness.create_batch()
+        await harness.rest()
+        devices[0].lose()
+        await harness.rest()
+        store.reading.set()
+        await harness.rest()
+        assert pushed(devices) == ["d2"]
+        assert await harness.state(batch, "d1") == "to_be_pushed"
+        device = await harness.log_in("d1")
+        assert (await device.receive(messages.Upgrade, within_s=2)).attempt == 1

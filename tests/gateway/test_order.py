@@ -11,8 +11,9 @@ import trio
 from msgspec.structs import replace
 
 from otagate.errors import CommitFailed
+from otagate.gateway.journal import Callback, Journal
 from otagate.gateway.views import RegisterDeviceRequest
-from otagate.store.interface import Transition
+from otagate.store.interface import PutSetting, Transition
 from otagate.upgrade.model import Cause, Row, State, TimelineEntry
 from otagate.wire import messages
 from tests.gateway.harness import (
@@ -311,6 +312,29 @@ async def test_a_failed_commit_ends_the_gateway_and_nothing_was_acknowledged(aut
             raise AssertionError("the gateway went on")
     assert device is not None
     assert not device.inbox
+
+
+async def test_a_commit_under_way_is_finished_and_a_waiter_who_leaves_cancels_nothing(
+    autojump_clock: object,
+) -> None:
+    store = TestStore()
+    journal = Journal(store)
+    settled: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.run)
+        store.hold()
+        with trio.move_on_after(1):
+            await journal.write(PutSetting("first", b"1"))
+        journal.submit(Callback((PutSetting("second", b"2"),), lambda: settled.append("second")))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+            assert await store.get_setting("first") is None
+            store.release()
+            await trio.sleep(1)
+    assert await store.get_setting("first") == b"1"
+    assert bool(settled) == (await store.get_setting("second") is not None)
 
 
 # -- another gateway was faster ------------------------------------------------------------------------

@@ -224,6 +224,9 @@ async def test_two_logins_of_one_device_in_one_drain(autojump_clock: object) -> 
         assert (kinds(first.inbox), first.closed) == ([], 4002)
         assert kinds(second.inbox) == ["welcome"]
         assert (await harness.service.get_device("lamp", "d1")).version == "1.2"
+        written = [change for group in harness.store.groups for change in group]
+        versions = [change.version for change in written if isinstance(change, ReportVersion)]
+        assert versions == ["1.0", "1.2"], "what the older one said does not count"
 
 
 async def test_a_login_superseded_while_it_waits(autojump_clock: object) -> None:
@@ -242,6 +245,23 @@ async def test_a_login_superseded_while_it_waits(autojump_clock: object) -> None
         assert kinds(first.inbox) == []
         assert kinds(second.inbox) == ["welcome"]
         assert harness.gateway.upgrades.logging_in == set()
+
+
+async def test_nothing_is_said_before_the_welcome(autojump_clock: object) -> None:
+    """A time-out becomes durable while a login waits: its device is told when it next speaks of it."""
+    async with gateway_harness() as harness:
+        old, batch = await reach(harness, "upgrading", timeout_minutes=1)
+        harness.store.hold()
+        await harness.jump(61)
+        device = SimulatedDevice(harness.plane, "d1")
+        device.send_hello("1.1")
+        await harness.rest()
+        harness.store.release()
+        await harness.rest()
+        assert kinds(device.inbox) == ["welcome"]
+        assert kinds(old.inbox) == []
+        device.send(progress(batch, 5, id="m"))
+        assert kinds(await device.receive_all()) == ["welcome", "ack", "cancel"]
 
 
 async def test_a_connection_lost_while_its_login_waits(autojump_clock: object) -> None:

@@ -410,3 +410,17 @@ async def test_a_percentage_survives_the_end_of_the_session(autojump_clock: obje
         details = await harness.details(batch, "d1")
         assert (details.progress, details.connection) == (70, "offline")
         assert not harness.gateway.upgrades.rows, "nothing of it stays in memory"
+
+
+async def test_a_percentage_that_could_not_be_written_is_written_next_time(autojump_clock: object) -> None:
+    async with gateway_harness() as harness:
+        device, batch = await reach(harness, "upgrading")
+        harness.store.hold()
+        device.send(messages.Version(version="1.1"), progress(batch, 70))
+        await harness.jump(3)  # the sweep finds the device's version on its way
+        harness.store.release()
+        await harness.rest()
+        device.lose()
+        await harness.jump(3)
+        assert (await harness.details(batch, "d1")).progress == 70
+        assert not harness.gateway.upgrades.rows

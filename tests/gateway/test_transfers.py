@@ -392,7 +392,7 @@ async def test_a_fetch_that_waits_for_digests_while_an_older_stream_runs(
         device.send(fetch(transfer, chunk_size=256))
         await held.begun.wait()
         if then == "done":
-            harness.plane.end(device, plane.DONE)  # the older one
+            harness.plane.put(plane.ENDED, device.conn, device.number, 1, plane.DONE)  # the older one
             device.send(messages.Check(id="c"))
             await device.receive(messages.Upgrade)
             held.go_on.set()

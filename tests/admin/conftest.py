@@ -16,6 +16,7 @@ import trio
 from otagate.admin import build, serve
 from otagate.admin.routes import OPERATIONS
 from otagate.gateway import views
+from otagate.gateway.views_operators import CreateTokenRequest
 
 from .fake import TOKEN, FakeService
 
@@ -95,6 +96,7 @@ async def service(tmp_path: Path) -> FakeService:
         await upload.write(IMAGE)
         await upload.finish(None, None)
     await service.create_batch(views.CreateBatchRequest("f1", "all", 7, "standard", 10, 0))
+    await service.create_token(CreateTokenRequest("console", "operator"))
     service.largest_write = 0
     service.first_write, service.upload_ended = trio.Event(), trio.Event()
     return service

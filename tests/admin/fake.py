@@ -12,10 +12,19 @@ from msgspec.structs import asdict
 from otagate import limits
 from otagate.errors import Busy, Conflict, Invalid, Malformed, NoRoom, NotFound, TooLarge
 from otagate.gateway import views
+from otagate.gateway import views_operators as operators
+from otagate.gateway.access import Access, Session, hash_of
+from otagate.gateway.acts import Repeats
+from otagate.store.operators import Token
 
 TOKEN = "a-token-for-tests"
+TOKENS = {"admin": TOKEN, "operator": "a-token-to-operate", "viewer": "a-token-to-look"}
 NOW = "2026-01-31T12:00:00.000Z"
+NOW_MS = 1_769_860_800_000
 SECRET = "s" * 32
+AUDIT = operators.AuditView(
+    1, NOW, "admin", "admin", "127.0.0.1", "product.create", "lamp", {}, "0" * 64, "a" * 64
+)
 
 
 class FakeUpload:
@@ -67,15 +76,6 @@ class FakeUpload:
         return self.service.firmware[id]
 
 
-class FakeService:
-    """See otagate.admin.facade.Service."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.partial = folder / "partial"
-        self.products: dict[str, views.ProductView] = {}
-        self.devices: dict[tuple[str, str], views.DeviceView] = {}
-        self.firmware: dict[str, views.FirmwareView] = {}
 class FakeEvents:
     """What a test puts is told; None ends it."""
 
@@ -87,6 +87,22 @@ class FakeEvents:
         return await self._told.receive()
 
 
+class FakeService:
+    """See otagate.admin.facade.Service."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.access = Access(lambda: NOW_MS)
+        self.access.load(
+            Token(number, name, name, hash_of(token), NOW_MS)
+            for number, (name, token) in enumerate(TOKENS.items(), 1)
+        )
+        self.repeats = Repeats(self._nothing_kept, lambda: NOW_MS)
+        self.partial = folder / "partial"
+        self.tokens: dict[str, operators.TokenView] = {}
+        self.products: dict[str, views.ProductView] = {}
+        self.devices: dict[tuple[str, str], views.DeviceView] = {}
+        self.firmware: dict[str, views.FirmwareView] = {}
         self.batches: dict[str, views.BatchView] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []  # of lists, with their filters
         self.slices: list[tuple[int, int]] = []  # first line, length
@@ -96,9 +112,15 @@ class FakeEvents:
         self.largest_write = 0
         self.first_write = trio.Event()
         self.upload_ended = trio.Event()
+        self.events = FakeEvents()
+        self.subscribed = trio.Event()
+        self.busy = False
 
-    def authenticate(self, token: str) -> bool:
-        return token == TOKEN
+    def session(self, session: Session) -> operators.SessionView:
+        return operators.SessionView(session.token.name, session.token.role, session.csrf, NOW)
+
+    async def _nothing_kept(self, key: bytes) -> None:
+        return None
 
     def ready(self) -> list[str]:
         return self.reasons
@@ -112,29 +134,7 @@ class FakeEvents:
         start = 1 if filters["cursor"] else 0
         page = found[start : start + filters["limit"]]
         return views.Page(page, "c1" if len(found) > start + filters["limit"] else None)
-        self.events = FakeEvents()
-        self.subscribed = trio.Event()
-        self.busy = False
 
-    # -- products
-
-    async def create_product(self, request: views.CreateProductRequest) -> views.ProductView:
-        if not request.key.isascii() or not 1 <= len(request.key) <= 64:
-            raise Invalid("A key has 1 to 64 characters.", field="key")
-        if request.key in self.products:
-            raise Conflict("This key is taken.", field="key")
-        self.products[request.key] = views.ProductView(request.key, request.name, request.auth, NOW)
-        return self.products[request.key]
-
-    async def list_products(self, *, cursor: str | None, limit: int) -> views.Page[views.ProductView]:
-        return self._page("list_products", list(self.products.values()), cursor=cursor, limit=limit)
-
-    async def get_product(self, key: str) -> views.ProductView:
-        if key not in self.products:
-            raise NotFound("No such product.", field="key")
-        return self.products[key]
-
-    async def delete_product(self, key: str) -> None:
     # -- what goes on
 
     async def overview(self) -> views.OverviewView:
@@ -159,6 +159,27 @@ class FakeEvents:
 
         return subscription()
 
+    # -- products
+
+    async def create_product(
+        self, request: views.CreateProductRequest, *, by: Any = None
+    ) -> views.ProductView:
+        if not request.key.isascii() or not 1 <= len(request.key) <= 64:
+            raise Invalid("A key has 1 to 64 characters.", field="key")
+        if request.key in self.products:
+            raise Conflict("This key is taken.", field="key")
+        self.products[request.key] = views.ProductView(request.key, request.name, request.auth, NOW)
+        return self.products[request.key]
+
+    async def list_products(self, *, cursor: str | None, limit: int) -> views.Page[views.ProductView]:
+        return self._page("list_products", list(self.products.values()), cursor=cursor, limit=limit)
+
+    async def get_product(self, key: str) -> views.ProductView:
+        if key not in self.products:
+            raise NotFound("No such product.", field="key")
+        return self.products[key]
+
+    async def delete_product(self, key: str, *, by: Any = None) -> None:
         await self.get_product(key)
         if any(product == key for product, _ in self.devices):
             raise Conflict("The product has devices.")
@@ -167,7 +188,7 @@ class FakeEvents:
     # -- devices
 
     async def register_device(
-        self, product: str, request: views.RegisterDeviceRequest
+        self, product: str, request: views.RegisterDeviceRequest, *, by: Any = None
     ) -> views.DeviceWithSecret:
         await self.get_product(product)
         if not request.identifier.isascii() or " " in request.identifier:
@@ -184,6 +205,8 @@ class FakeEvents:
         product: str,
         first_line: int,
         requests: Sequence[views.RegisterDeviceRequest | views.ErrorView],
+        *,
+        by: Any = None,
     ) -> list[views.RegistrationResult]:
         self.slices.append((first_line, len(requests)))
         if self.disk_full:
@@ -213,26 +236,28 @@ class FakeEvents:
         return self.devices[product, identifier]
 
     async def rename_device(
-        self, product: str, identifier: str, request: views.RenameDeviceRequest
+        self, product: str, identifier: str, request: views.RenameDeviceRequest, *, by: Any = None
     ) -> views.DeviceView:
         old = asdict(await self.get_device(product, identifier))
         self.devices[product, identifier] = views.DeviceView(**old | {"name": request.name})
         return self.devices[product, identifier]
 
-    async def delete_device(self, product: str, identifier: str) -> None:
+    async def delete_device(self, product: str, identifier: str, *, by: Any = None) -> None:
         await self.get_device(product, identifier)
         if identifier == "busy":
             raise Conflict("The device is being upgraded.")
         del self.devices[product, identifier]
 
-    async def rotate_secret(self, product: str, identifier: str) -> views.DeviceWithSecret:
+    async def rotate_secret(self, product: str, identifier: str, *, by: Any = None) -> views.DeviceWithSecret:
         view = await self.get_device(product, identifier)
         return views.DeviceWithSecret(**asdict(view), secret=SECRET)
 
     # -- firmware
 
     @asynccontextmanager
-    async def upload_firmware(self, metadata: views.FirmwareMetadata) -> AsyncIterator[FakeUpload]:
+    async def upload_firmware(
+        self, metadata: views.FirmwareMetadata, *, by: Any = None
+    ) -> AsyncIterator[FakeUpload]:
         await self.get_product(metadata.product)
         if any(view.version == metadata.version for view in self.firmware.values()):
             raise Conflict("This version is taken.", field="version")
@@ -257,7 +282,7 @@ class FakeEvents:
     async def firmware_file(self, id: str) -> tuple[views.FirmwareView, Path]:
         return await self.get_firmware(id), self.folder / id
 
-    async def delete_firmware(self, id: str) -> None:
+    async def delete_firmware(self, id: str, *, by: Any = None) -> None:
         await self.get_firmware(id)
         if any(batch.firmware.id == id and batch.status == "in_progress" for batch in self.batches.values()):
             raise Conflict("A batch in progress uses this firmware.")
@@ -265,7 +290,7 @@ class FakeEvents:
 
     # -- batches
 
-    async def create_batch(self, request: views.CreateBatchRequest) -> views.BatchView:
+    async def create_batch(self, request: views.CreateBatchRequest, *, by: Any = None) -> views.BatchView:
         firmware = await self.get_firmware(request.firmware)
         if not 1 <= request.validity_days <= 7:
             raise Invalid("A batch is valid for 1 to 7 days.", field="validity_days")
@@ -305,7 +330,7 @@ class FakeEvents:
             raise NotFound("No such batch.", field="id")
         return self.batches[id]
 
-    async def abort_batch(self, id: str) -> views.BatchView:
+    async def abort_batch(self, id: str, *, by: Any = None) -> views.BatchView:
         batch = await self.get_batch(id)
         if batch.status != "in_progress":
             raise Conflict("This batch has ended.")
@@ -339,3 +364,33 @@ class FakeEvents:
             waiting_for="the device to start",
             timeline=[views.TimelineView(NOW, "pushed", "pushed", 1, None)],
         )
+
+    # -- operators
+
+    async def list_tokens(self, **filters: Any) -> views.Page[operators.TokenView]:
+        return self._page("list_tokens", list(self.tokens.values()), **filters)
+
+    async def create_token(
+        self, request: operators.CreateTokenRequest, *, by: Any = None
+    ) -> operators.TokenWithSecret:
+        if any(view.name == request.name for view in self.tokens.values()):
+            raise Conflict("This name is taken.", field="name")
+        view = operators.TokenView(
+            f"t{len(self.tokens) + 1}", request.name, request.role, NOW, None, None, None
+        )
+        self.tokens[view.id] = view
+        return operators.TokenWithSecret(**asdict(view), token=SECRET)
+
+    async def revoke_token(self, id: str, *, by: Any = None) -> None:
+        if id not in self.tokens:
+            raise NotFound("No such token.", field="id")
+
+    async def list_audit(self, **filters: Any) -> views.Page[operators.AuditView]:
+        return self._page("list_audit", [AUDIT], **filters)
+
+    async def export_audit(self) -> AsyncIterator[list[operators.AuditView]]:
+        yield [AUDIT]
+        yield []
+
+    async def verify_audit(self) -> operators.AuditVerification:
+        return operators.AuditVerification(1, True, None)

@@ -11,7 +11,7 @@ from otagate import limits
 from otagate.admin.routes import OPERATIONS
 
 from .conftest import IMAGE, Client
-from .fake import SECRET, FakeService
+from .fake import SECRET, TOKEN, FakeService
 
 V1 = "/api/v1"
 DEVICES = f"{V1}/products/lamp/devices"
@@ -44,6 +44,11 @@ HAPPY: list[tuple[str, str, Any, int, dict[str, Any]]] = [
     ("POST", f"{V1}/batches/b1/abort", None, 200, {"id": "b1", "status": "aborted"}),
     ("GET", f"{V1}/batches/b1/devices", None, 200, {"items": [], "next": None}),
     ("GET", f"{V1}/batches/b1/devices/d1", None, 200, {"identifier": "d1", "state": "pushed"}),
+    ("POST", f"{V1}/session", {"token": TOKEN}, 200, {"name": "admin", "role": "admin"}),
+    ("POST", f"{V1}/tokens", {"name": "ci", "role": "viewer"}, 201, {"id": "t2", "token": SECRET}),
+    ("GET", f"{V1}/tokens", None, 200, {"next": None}),
+    ("GET", f"{V1}/audit", None, 200, {"next": None}),
+    ("GET", f"{V1}/audit/verify", None, 200, {"entries": 1, "intact": True, "first_broken": None}),
     ("GET", "/livez", None, 200, {"status": "live"}),
     ("GET", "/readyz", None, 200, {"status": "ready"}),
 ]
@@ -70,6 +75,7 @@ async def test_happy(
         (f"{DEVICES}/d1", 404),
         (f"{V1}/products/lock", 404),
         (f"{V1}/firmware/f2", 404),
+        (f"{V1}/tokens/t1", 405),
     ],
 )
 async def test_delete(client: Client, path: str, then: int) -> None:
@@ -83,8 +89,9 @@ async def test_delete(client: Client, path: str, then: int) -> None:
 
 def concrete(path: str) -> str:
     """A path of the table with things that exist."""
-    batch = "b1" if "batches" in path else "f1"
-    return path.replace("{key}", "lamp").replace("{identifier}", "d1").replace("{id}", batch)
+    folder = path.removeprefix(f"{V1}/").partition("/")[0]
+    id = {"batches": "b1", "tokens": "t1", "webhooks": "w1"}.get(folder, "f1")
+    return path.replace("{key}", "lamp").replace("{identifier}", "d1").replace("{id}", id)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: f"{o.method} {o.path}")
@@ -96,7 +103,7 @@ async def test_token(client: Client, operation: Any, header: str | None) -> None
     headers = {} if header is None else {"authorization": header}
     response = await client.request(operation.method, concrete(operation.path), headers=headers)
     if operation.public:
-        assert response.status_code == 200
+        assert response.status_code == (400 if operation.body else 200)
     else:
         assert response.status_code == 401
         assert response.json()["error"]["code"] == "unauthorized"
@@ -210,6 +217,7 @@ def test_every_operation_is_tried() -> None:
     tried = {(method, template(path)) for method, path, *_ in HAPPY}
     tried |= {("DELETE", path) for path in (f"{V1}/products/{{key}}", f"{V1}/firmware/{{id}}")}
     tried |= {("DELETE", f"{V1}/products/{{key}}/devices/{{identifier}}")}
+    tried |= {("DELETE", f"{V1}/tokens/{{id}}"), ("DELETE", f"{V1}/session"), ("GET", f"{V1}/session")}
     tried |= {("GET", "/"), ("GET", f"{V1}/firmware/{{id}}/content")}  # test_front_page, test_images
     assert {(operation.method, operation.path) for operation in OPERATIONS} <= tried
 

@@ -91,11 +91,13 @@ async def test_bodies(document: dict[str, Any]) -> None:
 
 
 async def test_security(document: dict[str, Any]) -> None:
-    assert document["security"] == [{"token": []}]
+    assert document["security"] == [{"token": []}, {"session": []}]
     for path, methods in document["paths"].items():
-        for operation in methods.values():
-            assert ("security" not in operation) == path.startswith(V1)
+        for method, operation in methods.items():
+            is_login = (method, path) == ("post", f"{V1}/session")
+            assert ("security" not in operation) == (path.startswith(V1) and not is_login)
             assert ("401" in operation["responses"]) == path.startswith(V1)
+            assert ("x-otagate-role" in operation) == ("security" not in operation)
 
 
 def test_states_are_those_that_are_counted() -> None:

@@ -1,9 +1,9 @@
 """The admin surface as an ASGI application: `build` makes it of the table of operations.
 
-Starlette matches the path; all else happens in `Endpoint`, in one order: method, token, query, body, handler,
-answer. Whatever a handler raises ends here: a RequestError becomes the error body with its status, a client
-that left needs no answer, and anything else is our fault: one line in the log, and to the client no more than
-that it happened.
+Starlette matches the path; all else happens in `Endpoint`, in one order: method, who asks, query, key, body,
+handler, answer. Whatever a handler raises ends here: a RequestError becomes the error body with its status, a
+client that left needs no answer, and anything else is our fault: one line in the log, and to the client no
+more than that it happened.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,18 @@ from starlette.routing import Route
 
 from otagate import limits, logs
 from otagate.admin import console, faults
+from otagate.admin.auth import admit
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
 from otagate.admin.openapi import document
 from otagate.admin.operations import JSON, Call, Operation, Reply
 from otagate.admin.queries import NoQuery, parse
+from otagate.admin.repeating import note_body, repeatable, replay
 from otagate.admin.routes import OPERATIONS
-from otagate.errors import NotFound, RequestError, Unauthorized
+from otagate.errors import NotFound, RequestError, TooManyAttempts, Unauthorized
+from otagate.gateway.acts import Act, encode
 
 log = logs.get("admin")
-
-_encode = msgspec.json.Encoder().encode
 
 
 def build(service: Service) -> Starlette:
@@ -57,7 +58,7 @@ def _with_document(operations: Sequence[Operation]) -> list[Operation]:
         public=True,
     )
     described = [*operations, own]
-    encoded = _encode(document(described))
+    encoded = encode(document(described))
     return described
 
 
@@ -77,7 +78,7 @@ class Endpoint:
             await answer_error(exchange, refused, {"allow": self._allow})
             return
         try:
-            await self._perform(operation, exchange, scope["path_params"])
+            await self._perform(operation, exchange, scope)
         except Gone:
             pass
         except RequestError as error:
@@ -85,26 +86,22 @@ class Endpoint:
         except Exception as error:  # a fault of ours; it must not end the gateway
             await answer_fault(exchange, operation, error)
 
-    async def _perform(self, operation: Operation, exchange: Exchange, path: dict[str, str]) -> None:
-        if not operation.public:
-            authenticate(self._service, exchange)
+    async def _perform(self, operation: Operation, exchange: Exchange, scope: Scope) -> None:
+        by = admit(self._service, operation, exchange)
         query = parse(exchange.query, operation.query)
-        body = await read_body(operation, exchange)
-        result = await operation.handler(Call(self._service, exchange, path, query, body))
+        async with repeatable(self._service, operation, exchange, scope["path"], by) as by:
+            body = await read_body(operation, exchange, by)
+            again = by.repeatable
+            if again is not None and again.kept is not None and operation.body is not None:
+                return await replay(exchange, again)
+            call = Call(self._service, exchange, scope["path_params"], query, body, by)
+            result = await operation.handler(call)
         if not exchange.started:
-            await exchange.answer(operation.replies[0].status, b"" if result is None else _encode(result))
+            await exchange.answer(operation.replies[0].status, b"" if result is None else encode(result))
+        return None
 
 
-def authenticate(service: Service, exchange: Exchange) -> None:
-    """Unauthorized unless the request bears the token (RFC 6750 section 2.1)."""
-    scheme, _, token = exchange.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthorized("This needs a token: Authorization: Bearer TOKEN.")
-    if not service.authenticate(token.strip()):
-        raise Unauthorized("This token is not valid.")
-
-
-async def read_body(operation: Operation, exchange: Exchange) -> object:
+async def read_body(operation: Operation, exchange: Exchange, by: Act) -> object:
     """The decoded JSON body; None when there is none, or when the handler reads it itself."""
     media = exchange.media_type
     if operation.body is None or media in operation.streams:
@@ -113,6 +110,7 @@ async def read_body(operation: Operation, exchange: Exchange) -> object:
         accepted = ", ".join((JSON, *operation.streams))
         raise faults.UnsupportedMediaType(f"The body may be {accepted}.", field="Content-Type")
     data = await exchange.read(limits.json_body_bytes_max)
+    note_body(by, data)
     try:
         return msgspec.json.decode(data, type=operation.body)
     except (ValueError, RecursionError) as error:
@@ -130,14 +128,16 @@ async def answer_error(
         more["www-authenticate"] = 'Bearer realm="otagate"'
     if isinstance(error, faults.RangeNotSatisfiable):
         more["content-range"] = f"bytes */{error.details['size']}"
-    await exchange.answer(error.status, _encode(faults.body_of(error)), more.items())
+    if isinstance(error, TooManyAttempts):
+        more["retry-after"] = str(error.retry_after_s)
+    await exchange.answer(error.status, encode(faults.body_of(error)), more.items())
 
 
 async def answer_fault(exchange: Exchange, operation: Operation, error: Exception) -> None:
     """One line in the log, and an answer that says nothing of it."""
     log.failure("request_failed", error, operation=f"{operation.method} {operation.path}")
     if not exchange.started:
-        await exchange.answer(500, _encode(faults.INTERNAL))
+        await exchange.answer(500, encode(faults.INTERNAL))
 
 
 async def unknown_path(scope: Scope, receive: Receive, send: Send) -> None:

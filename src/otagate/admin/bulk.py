@@ -47,7 +47,7 @@ async def register(call: Call[NoQuery, RegisterDeviceRequest | None]) -> DeviceW
     """POST /products/{key}/devices: one device in JSON, or many in NDJSON or CSV."""
     product = call.path["key"]
     if call.body is not None:
-        return await call.service.register_device(product, call.body)
+        return await call.service.register_device(product, call.body, by=call.by)
     await call.service.get_product(product)  # NotFound before the body is taken
     exchange = call.exchange
     with tempfile.TemporaryFile() as file:
@@ -73,7 +73,7 @@ async def _register_slice(
 ) -> list[RegistrationResult]:
     """The results of a slice; a refusal of the slice as a whole is the result of each of its lines."""
     try:
-        return await call.service.register_devices(product, piece.first_line, piece.entries)
+        return await call.service.register_devices(product, piece.first_line, piece.entries, by=call.by)
     except RequestError as error:
         view = ErrorView(error.code, error.message, error.field)
         return [

@@ -39,6 +39,12 @@ class Exchange:
         for name, value in scope["headers"]:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+        client = scope.get("client")
+        #: Of the peer of the connection; what a proxy says of others is hearsay.
+        self.address: str = client[0] if client else ""
+        self.is_secure = scope.get("scheme") == "https"
+        #: Go out with the answer, whatever it is.
+        self.more_headers: dict[str, str] = {}
         self.started = False
         self._receive = receive
         self._send = send
@@ -98,7 +104,7 @@ class Exchange:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head; `headers` override the standard ones."""
-        merged = STANDARD_HEADERS | dict(headers)
+        merged = STANDARD_HEADERS | self.more_headers | dict(headers)
         self.started = True
         await self._send(
             {

@@ -5,12 +5,15 @@ Cursors are opaque texts that the service makes and reads (Malformed on a bad on
 1 to `limits.page_items_max`. Path parameters arrive as the operator typed them: of any length and content.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from otagate.gateway import views
+from otagate.gateway import views_operators as operators
+from otagate.gateway.access import Access, Session
+from otagate.gateway.acts import Act, Repeats
 
 if TYPE_CHECKING:
     from otagate.gateway.service import Service as Gateway
@@ -47,8 +50,25 @@ class EventStream(Protocol):
 class Service(Protocol):
     """The gateway as operators see it."""
 
-    def authenticate(self, token: str) -> bool:
-        """Whether this is the admin token; takes the same time for every wrong one."""
+    access: Access
+    repeats: Repeats
+
+    def session(self, session: Session) -> operators.SessionView:
+        """A console session as its browser sees it."""
+
+    async def list_tokens(self, *, cursor: str | None, limit: int) -> views.Page[operators.TokenView]: ...
+    async def create_token(
+        self, request: operators.CreateTokenRequest, *, by: Act
+    ) -> operators.TokenWithSecret: ...
+    async def revoke_token(self, id: str, *, by: Act) -> None: ...
+
+    async def list_audit(
+        self, *, cursor: str | None, limit: int, actor: str | None, action: str | None
+    ) -> views.Page[operators.AuditView]: ...
+    def export_audit(self) -> AsyncIterator[list[operators.AuditView]]:
+        """All of it, oldest first, in pieces."""
+
+    async def verify_audit(self) -> operators.AuditVerification: ...
 
     def ready(self) -> list[str]:
         """Why the gateway is not ready; empty when it is."""
@@ -59,19 +79,21 @@ class Service(Protocol):
     ) -> AbstractAsyncContextManager[EventStream]:
         """`cursor`: of the last event that the client has seen. Entering it may raise Busy."""
 
-    async def create_product(self, request: views.CreateProductRequest) -> views.ProductView: ...
+    async def create_product(self, request: views.CreateProductRequest, *, by: Act) -> views.ProductView: ...
     async def list_products(self, *, cursor: str | None, limit: int) -> views.Page[views.ProductView]: ...
     async def get_product(self, key: str) -> views.ProductView: ...
-    async def delete_product(self, key: str) -> None: ...
+    async def delete_product(self, key: str, *, by: Act) -> None: ...
 
     async def register_device(
-        self, product: str, request: views.RegisterDeviceRequest
+        self, product: str, request: views.RegisterDeviceRequest, *, by: Act
     ) -> views.DeviceWithSecret: ...
     async def register_devices(
         self,
         product: str,
         first_line: int,
         requests: Sequence[views.RegisterDeviceRequest | views.ErrorView],
+        *,
+        by: Act,
     ) -> list[views.RegistrationResult]:
         """One slice of a bulk, lines `first_line` and following; an ErrorView is an unreadable line."""
 
@@ -89,13 +111,13 @@ class Service(Protocol):
     ) -> views.Page[views.DeviceView]: ...
     async def get_device(self, product: str, identifier: str) -> views.DeviceView: ...
     async def rename_device(
-        self, product: str, identifier: str, request: views.RenameDeviceRequest
+        self, product: str, identifier: str, request: views.RenameDeviceRequest, *, by: Act
     ) -> views.DeviceView: ...
-    async def delete_device(self, product: str, identifier: str) -> None: ...
-    async def rotate_secret(self, product: str, identifier: str) -> views.DeviceWithSecret: ...
+    async def delete_device(self, product: str, identifier: str, *, by: Act) -> None: ...
+    async def rotate_secret(self, product: str, identifier: str, *, by: Act) -> views.DeviceWithSecret: ...
 
     def upload_firmware(
-        self, metadata: views.FirmwareMetadata
+        self, metadata: views.FirmwareMetadata, *, by: Act
     ) -> AbstractAsyncContextManager[FirmwareUpload]:
         """Entering checks every rule of the metadata, before a byte is read."""
 
@@ -104,9 +126,9 @@ class Service(Protocol):
     ) -> views.Page[views.FirmwareView]: ...
     async def get_firmware(self, id: str) -> views.FirmwareView: ...
     async def firmware_file(self, id: str) -> tuple[views.FirmwareView, Path]: ...
-    async def delete_firmware(self, id: str) -> None: ...
+    async def delete_firmware(self, id: str, *, by: Act) -> None: ...
 
-    async def create_batch(self, request: views.CreateBatchRequest) -> views.BatchView: ...
+    async def create_batch(self, request: views.CreateBatchRequest, *, by: Act) -> views.BatchView: ...
     async def list_batches(
         self,
         *,
@@ -117,7 +139,7 @@ class Service(Protocol):
         limit: int,
     ) -> views.Page[views.BatchView]: ...
     async def get_batch(self, id: str) -> views.BatchView: ...
-    async def abort_batch(self, id: str) -> views.BatchView: ...
+    async def abort_batch(self, id: str, *, by: Act) -> views.BatchView: ...
     async def list_upgrades(
         self, batch: str, *, state: str | None, q: str, cursor: str | None, limit: int
     ) -> views.Page[views.UpgradeView]: ...

@@ -13,6 +13,27 @@ from msgspec import Struct
 from otagate.errors import Invalid, Malformed, RequestError
 
 
+class Csrf(RequestError):
+    """A request that leans on a cookie and may have been made by another site's page."""
+
+    status = 403
+    code = "csrf"
+
+
+class PreconditionFailed(RequestError):
+    """The thing is not what If-Match says (RFC 9110 section 15.5.13)."""
+
+    status = 412
+    code = "precondition_failed"
+
+
+class KeyReused(RequestError):
+    """An Idempotency-Key that came with another request before."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
 class MethodNotAllowed(RequestError):
     """The path exists, the method on it does not (RFC 9110 section 15.5.6)."""
 

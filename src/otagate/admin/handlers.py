@@ -33,7 +33,7 @@ async def overview(call: Call[NoQuery, None]) -> views.OverviewView:
 
 
 async def create_product(call: Call[NoQuery, views.CreateProductRequest]) -> views.ProductView:
-    return await call.service.create_product(call.body)
+    return await call.service.create_product(call.body, by=call.by)
 
 
 async def list_products(call: Call[queries.PageQuery, None]) -> views.Page[views.ProductView]:
@@ -45,7 +45,7 @@ async def get_product(call: Call[NoQuery, None]) -> views.ProductView:
 
 
 async def delete_product(call: Call[NoQuery, None]) -> None:
-    await call.service.delete_product(call.path["key"])
+    await call.service.delete_product(call.path["key"], by=call.by)
 
 
 # -- devices ----------------------------------------------------------------------------------------
@@ -56,15 +56,16 @@ async def get_device(call: Call[NoQuery, None]) -> views.DeviceView:
 
 
 async def rename_device(call: Call[NoQuery, views.RenameDeviceRequest]) -> views.DeviceView:
-    return await call.service.rename_device(call.path["key"], call.path["identifier"], call.body)
+    key, identifier = call.path["key"], call.path["identifier"]
+    return await call.service.rename_device(key, identifier, call.body, by=call.by)
 
 
 async def delete_device(call: Call[NoQuery, None]) -> None:
-    await call.service.delete_device(call.path["key"], call.path["identifier"])
+    await call.service.delete_device(call.path["key"], call.path["identifier"], by=call.by)
 
 
 async def rotate_secret(call: Call[NoQuery, None]) -> views.DeviceWithSecret:
-    return await call.service.rotate_secret(call.path["key"], call.path["identifier"])
+    return await call.service.rotate_secret(call.path["key"], call.path["identifier"], by=call.by)
 
 
 # -- firmware ---------------------------------------------------------------------------------------
@@ -79,14 +80,14 @@ async def get_firmware(call: Call[NoQuery, None]) -> views.FirmwareView:
 
 
 async def delete_firmware(call: Call[NoQuery, None]) -> None:
-    await call.service.delete_firmware(call.path["id"])
+    await call.service.delete_firmware(call.path["id"], by=call.by)
 
 
 # -- batches ----------------------------------------------------------------------------------------
 
 
 async def create_batch(call: Call[NoQuery, views.CreateBatchRequest]) -> views.BatchView:
-    return await call.service.create_batch(call.body)
+    return await call.service.create_batch(call.body, by=call.by)
 
 
 async def list_batches(call: Call[queries.BatchesQuery, None]) -> views.Page[views.BatchView]:
@@ -98,7 +99,7 @@ async def get_batch(call: Call[NoQuery, None]) -> views.BatchView:
 
 
 async def abort_batch(call: Call[NoQuery, None]) -> views.BatchView:
-    return await call.service.abort_batch(call.path["id"])
+    return await call.service.abort_batch(call.path["id"], by=call.by)
 
 
 async def get_upgrade(call: Call[NoQuery, None]) -> views.UpgradeDetails:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -14,22 +15,36 @@ from otagate.admin.exchange import Exchange
 from otagate.admin.faults import RangeNotSatisfiable
 from otagate.admin.operations import BYTES, Call
 from otagate.admin.queries import NoQuery
+from otagate.admin.repeating import replay
 from otagate.errors import Invalid, NotFound
+from otagate.gateway.acts import Repeatable
 from otagate.gateway.views import FirmwareMetadata, FirmwareView
 
 # -- in ------------------------------------------------------------------------------------------------
 
 
-async def upload(call: Call[FirmwareMetadata, None]) -> FirmwareView:
+async def upload(call: Call[FirmwareMetadata, None]) -> FirmwareView | None:
     """POST /firmware: every rule of the head is checked before the first byte is asked for."""
     exchange = call.exchange
     md5 = expected_md5(exchange.headers.get("content-md5"))
     sha256 = expected_sha256(exchange.headers.get("x-checksum-sha256"))
     exchange.allow_body(limits.image_bytes_max)
-    async with call.service.upload_firmware(call.query) as image:
+    if call.by.repeatable is not None and call.by.repeatable.kept is not None:
+        await replay_upload(exchange, call.by.repeatable)
+        return None
+    async with call.service.upload_firmware(call.query, by=call.by) as image:
         while piece := await exchange.piece():
             await image.write(piece)
         return await image.finish(md5, sha256)
+
+
+async def replay_upload(exchange: Exchange, repeatable: Repeatable) -> None:
+    """The same upload again, or another one under its key: only the bytes can tell."""
+    digest = hashlib.sha256()
+    while piece := await exchange.piece():
+        digest.update(piece)
+    repeatable.content = digest.hexdigest()
+    await replay(exchange, repeatable)
 
 
 def expected_md5(text: str | None) -> str | None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 import otagate
+from otagate.admin.auth import COOKIE
 from otagate.admin.faults import ErrorBody
 from otagate.admin.operations import JSON, Operation, Reply
 
@@ -20,6 +21,11 @@ _TEXTS_OF_PATH = {
     "identifier": "Identifier of the device.",
     "id": "Id, made by the gateway.",
 }
+
+_OR_ABOVE = {"viewer": ", or any other", "operator": " or admin"}
+_IDEMPOTENCY_KEY = (
+    ("Idempotency-Key", "Makes a request that may be sent again: for 24 hours the same answer is given."),
+)
 
 
 def document(operations: Sequence[Operation]) -> Json:
@@ -42,9 +48,17 @@ def document(operations: Sequence[Operation]) -> Json:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": "Of the console; unless it only reads, with `csrf` in X-CSRF-Token.",
+                },
+            },
         },
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
     }
 
 
@@ -61,6 +75,10 @@ def _operation(operation: Operation, schema_of: dict[Any, Any]) -> Json:
     }
     if operation.public:
         description["security"] = []
+    else:
+        role = operation.role.label
+        description["description"] = f"Needs a token of role {role}{_OR_ABOVE.get(role, '')}."
+        description["x-otagate-role"] = role
     content: Json = {}
     if operation.body is not None:
         content[JSON] = {"schema": schema_of[operation.body]}
@@ -83,9 +101,10 @@ def _parameters(operation: Operation) -> list[Json]:
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
     found += _query_parameters(operation.query)
+    headers = operation.headers + (_IDEMPOTENCY_KEY if operation.repeatable else ())
     found += [
         {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
-        for name, text in operation.headers
+        for name, text in headers
     ]
     return found
 

@@ -8,6 +8,8 @@ from msgspec import Struct
 from otagate.admin.exchange import Exchange
 from otagate.admin.facade import Service
 from otagate.admin.queries import NoQuery
+from otagate.gateway.access import Role
+from otagate.gateway.acts import Act
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -20,13 +22,14 @@ BodyType = TypeVar("BodyType")
 
 
 class Call(Struct, Generic[QueryType, BodyType], frozen=True):
-    """One request, decoded: what a handler is given. `path` holds the path parameters."""
+    """One request, decoded: what a handler is given. `path` holds the path parameters, `by` who asks."""
 
     service: Service
     exchange: Exchange
     path: dict[str, str]
     query: QueryType
     body: BodyType
+    by: Act
 
 
 class Reply(Struct, frozen=True):
@@ -47,7 +50,8 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     `query` is the struct of its query parameters; `body` the struct of its JSON body; `streams` the media
     types that its handler reads from the exchange itself ("*/*": any). `errors` are the statuses of its own;
-    those that follow from its shape (authentication, query, body) are in `error_statuses`.
+    those that follow from its shape (authentication, query, body) are in `error_statuses`. `role` is the
+    least that a token needs for it. `repeatable`: with an Idempotency-Key it may be sent again.
     """
 
     method: str
@@ -61,13 +65,17 @@ class Operation(Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     errors: tuple[int, ...] = ()
     public: bool = False
+    role: Role = Role.VIEWER
+    repeatable: bool = False
 
     @property
     def error_statuses(self) -> list[int]:
         """Every status but the successful ones that this operation may answer with."""
         statuses = {400, 422, 500, *self.errors}
         if not self.public:
-            statuses.add(401)
+            statuses |= {401, 403, 429}
+        if self.repeatable:
+            statuses.add(409)
         if self.body is not None or self.streams:
             statuses |= {408, 413}
         if self.body is not None:

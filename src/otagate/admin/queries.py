@@ -90,6 +90,15 @@ class EventsQuery(Struct, frozen=True):
     product: Product = None
 
 
+class AuditQuery(Struct, frozen=True):
+    """GET /audit."""
+
+    actor: Annotated[str | None, Meta(description="Only what the token of this name did.")] = None
+    action: Annotated[str | None, Meta(description="Only this action, as batch.create.")] = None
+    cursor: Cursor = None
+    limit: Limit = limits.page_items_default
+
+
 Parameters = TypeVar("Parameters", bound=Struct)
 
 

@@ -2,7 +2,9 @@
 
 from otagate.admin import bulk, console, events, exports, handlers, images, queries
 from otagate.admin.operations import BYTES, CSV, EVENTS, NDJSON, Operation, Reply
+from otagate.admin.routes_operators import OPERATORS
 from otagate.gateway import views
+from otagate.gateway.access import Role
 
 API = "/api/v1"
 PRODUCT = f"{API}/products/{{key}}"
@@ -45,6 +47,8 @@ PRODUCTS = (
         method="POST",
         path=f"{API}/products",
         handler=handlers.create_product,
+        role=Role.ADMIN,
+        repeatable=True,
         summary="Create a product",
         body=views.CreateProductRequest,
         replies=(Reply(201, "Created.", views.ProductView),),
@@ -70,6 +74,7 @@ PRODUCTS = (
         method="DELETE",
         path=PRODUCT,
         handler=handlers.delete_product,
+        role=Role.ADMIN,
         summary="Delete a product that has neither devices nor firmware",
         replies=(GONE,),
         errors=(404, 409),
@@ -81,6 +86,8 @@ DEVICES = (
         method="POST",
         path=f"{PRODUCT}/devices",
         handler=bulk.register,
+        role=Role.OPERATOR,
+        repeatable=True,
         summary="Register one device, or many",
         body=views.RegisterDeviceRequest,
         streams=(NDJSON, CSV),
@@ -115,6 +122,7 @@ DEVICES = (
         method="PATCH",
         path=DEVICE,
         handler=handlers.rename_device,
+        role=Role.OPERATOR,
         summary="Rename a device",
         body=views.RenameDeviceRequest,
         replies=(Reply(200, "The device, renamed.", views.DeviceView),),
@@ -124,6 +132,7 @@ DEVICES = (
         method="DELETE",
         path=DEVICE,
         handler=handlers.delete_device,
+        role=Role.OPERATOR,
         summary="Delete a device that has no upgrade in progress",
         replies=(GONE,),
         errors=(404, 409),
@@ -132,6 +141,7 @@ DEVICES = (
         method="POST",
         path=f"{DEVICE}/secret",
         handler=handlers.rotate_secret,
+        role=Role.OPERATOR,
         summary="Give a device a new secret and end its session",
         replies=(Reply(200, "The device with its new secret, shown this once.", views.DeviceWithSecret),),
         errors=(404,),
@@ -143,6 +153,8 @@ FIRMWARES = (
         method="POST",
         path=f"{API}/firmware",
         handler=images.upload,
+        role=Role.OPERATOR,
+        repeatable=True,
         summary="Add a firmware: its bytes are the body, as they are",
         query=views.FirmwareMetadata,
         streams=("*/*",),
@@ -191,6 +203,7 @@ FIRMWARES = (
         method="DELETE",
         path=FIRMWARE,
         handler=handlers.delete_firmware,
+        role=Role.OPERATOR,
         summary="Delete a firmware that no batch in progress uses",
         replies=(GONE,),
         errors=(404, 409),
@@ -202,6 +215,8 @@ BATCHES = (
         method="POST",
         path=f"{API}/batches",
         handler=handlers.create_batch,
+        role=Role.OPERATOR,
+        repeatable=True,
         summary="Start a batch upgrade",
         body=views.CreateBatchRequest,
         replies=(Reply(201, "Started.", views.BatchView),),
@@ -228,6 +243,7 @@ BATCHES = (
         method="POST",
         path=f"{BATCH}/abort",
         handler=handlers.abort_batch,
+        role=Role.OPERATOR,
         summary="Abort a batch in progress",
         replies=(Reply(200, "The batch, aborted.", views.BatchView),),
         errors=(404, 409),
@@ -275,4 +291,4 @@ NOW = (
     ),
 )
 
-OPERATIONS = WITHOUT_TOKEN + PRODUCTS + DEVICES + FIRMWARES + BATCHES + NOW
+OPERATIONS = WITHOUT_TOKEN + PRODUCTS + DEVICES + FIRMWARES + BATCHES + NOW + OPERATORS

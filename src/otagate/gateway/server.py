@@ -9,7 +9,6 @@ accepting, say goodbye to every device, let what was read be answered, close the
 `drain_timeout_s`, and cut short by a second SIGTERM.
 """
 
-import hashlib
 import os
 import secrets
 import signal
@@ -24,13 +23,15 @@ import trio
 from otagate import limits, logs, plane
 from otagate.config import Address, Configuration
 from otagate.errors import ConfigurationError, StoreError
+from otagate.gateway.access import Access, hash_of
+from otagate.gateway.acts import GATEWAY
 from otagate.gateway.batches import Batches
 from otagate.gateway.board import Board
 from otagate.gateway.clock import Clock
 from otagate.gateway.counters import Counters
 from otagate.gateway.deadlines import Deadlines
 from otagate.gateway.dispatch import Dispatch
-from otagate.gateway.journal import Journal
+from otagate.gateway.journal import Entry, Journal
 from otagate.gateway.observer import Observer
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.overview import Overview
@@ -40,14 +41,15 @@ from otagate.gateway.tables import Presence
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.store.blobs import Blobs
-from otagate.store.interface import PutSetting, Store
+from otagate.store.interface import Store
 from otagate.store.lmdb import open_store
+from otagate.store.migrations import FIRST_TOKEN
+from otagate.store.operators import ADMIN, AddToken, AuditNote, Token, TouchTokens
 from otagate.wire import messages
 
 log = logs.get("gateway")
 
-TOKEN_SETTING = "admin_token_sha256"  # noqa: S105 - a name, no secret
-TOKEN_FILE = "admin-token"  # noqa: S105
+TOKEN_FILE = "admin-token"  # noqa: S105 - a name, no secret
 GOODBYE_SLICE = 1_000
 
 WaitReady = Callable[[], Awaitable[None]]
@@ -71,6 +73,8 @@ class Gateway:
         self.plane = plane_face
         self.clock = clock
         self.nursery = nursery
+        self.access = Access(clock.now_ms)
+        self._next_used_flush_ms = 0
         self.presence = Presence()
         self.outbox = Outbox(plane_face)
         self.counters = Counters()
@@ -95,6 +99,7 @@ class Gateway:
         )
         self.deadlines = Deadlines(self.upgrades, self.dispatch)
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
+        self.deadlines.on_sweep.append(self._flush_used)
         self.upgrades.on_stop_transfer = self.transfers.stop_attempt
         self.upgrades.on_batch_completed = lambda batch: self.batches.image_maybe_unused(
             batch.firmware_sha256
@@ -110,8 +115,17 @@ class Gateway:
         self.outbox.flush()
         self.board.publish()
 
+    def _flush_used(self, now_ms: int) -> None:
+        """Write when tokens were last used, once a minute."""
+        if now_ms >= self._next_used_flush_ms:
+            self._next_used_flush_ms = now_ms + limits.token_used_flush_ms
+            used = self.access.take_used()
+            if used:
+                self.journal.submit(Entry([TouchTokens(used)]))
+
     async def take_up(self) -> None:
         """Rebuild memory from the store. Before the first device is read."""
+        self.access.load(await self.store.tokens())
         grace_ms = self.configuration.upgrade.restart_grace_s * 1000
         await self.batches.take_up(self.clock.now_ms(), grace_ms)
 
@@ -207,27 +221,34 @@ def listen(address: Address, backlog: int = 4096) -> socket.socket:
     return listener
 
 
-async def admin_token_sha256(journal: Journal, store: Store, data_dir: Path) -> bytes:
-    """The hash of the admin token; the first start makes one and leaves it in DATA/admin-token (0600)."""
-    known = await store.get_setting(TOKEN_SETTING)
-    if known is not None:
-        return known
-    token = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(token.encode()).digest()
+async def ensure_admin(gateway: Gateway, data_dir: Path) -> None:
+    """See that somebody can make tokens: a store without a good token of role admin gets one.
+
+    Its clear text is left in DATA/admin-token (0600); on the first start it is named "first".
+    """
+    if gateway.access.has_admin():
+        return
+    clear = secrets.token_urlsafe(32)
     path = data_dir / TOKEN_FILE
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(descriptor, 0o600)  # the file may have stood there with other rights
-            file.write(token + "\n")
+            file.write(clear + "\n")
             file.flush()
             os.fsync(descriptor)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     # only now the hash: a crash in between makes another token, never a hash whose token nobody has
-    await journal.write(PutSetting(TOKEN_SETTING, digest))
+    now_ms = gateway.clock.now_ms()
+    change = AddToken(FIRST_TOKEN, ADMIN, hash_of(clear), now_ms)
+
+    def note(token: Token) -> AuditNote:
+        return AuditNote(token.id, {"name": token.name, "role": token.role})
+
+    audited = GATEWAY.wrap(change, now_ms, "token.create", note, lambda token: token)
+    await gateway.journal.write(audited, gateway.access.keep)
     log.info("admin_token_made", file=str(path))
-    return digest
 
 
 async def serve(
@@ -267,8 +288,8 @@ async def _serve(
         gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery)
         await gateway.take_up()
         nursery.start_soon(gateway.run)
-        token = await admin_token_sha256(gateway.journal, store, data_dir)
-        service = Service(gateway, blobs, token)
+        await ensure_admin(gateway, data_dir)
+        service = Service(gateway, blobs)
         stopping = trio.Event()
         await nursery.start(
             partial(serve_admin, service, admin_listener.detach(), shutdown_trigger=stopping.wait)

@@ -4,17 +4,18 @@ Checks that need no durable state are made here, by upgrade.validation; those th
 commit. Every method raises RequestError for what the asker can mend. Answers leave after the commit.
 """
 
-import hashlib
-import hmac
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from otagate import limits
-from otagate.errors import Conflict, Invalid, Malformed, NotFound, RequestError
+from otagate.errors import Conflict, Invalid, NotFound, RequestError
+from otagate.gateway.acts import GATEWAY, Act, Note, noting
 from otagate.gateway.events import Subscription, subscribe
+from otagate.gateway.service_operators import OperatorsService
+from otagate.gateway.service_operators import number_of_cursor as _number
 from otagate.gateway.upgrades import number_of
 from otagate.gateway.views import (
     BatchFirmware,
@@ -41,6 +42,7 @@ from otagate.gateway.views import (
     UpgradeView,
 )
 from otagate.store import interface as records
+from otagate.store.operators import AuditNote
 from otagate.times import rfc3339
 from otagate.upgrade import validation, waiting
 from otagate.upgrade.model import BatchStatus, State
@@ -55,22 +57,17 @@ Label = TypeVar("Label", State, BatchStatus)
 SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets a short page with a cursor
 
 
-class Service:
-    """See the module. One per gateway."""
+class Service(OperatorsService):
+    """See the module. One per gateway.
 
-    def __init__(self, gateway: "Gateway", blobs: "Blobs", token_sha256: bytes) -> None:
-        self._gateway = gateway
-        self._store = gateway.store
-        self._journal = gateway.journal
+    What changes something takes `by`: who asks. It is told to the audit log in the same commit.
+    """
+
+    def __init__(self, gateway: "Gateway", blobs: "Blobs") -> None:
+        super().__init__(gateway)
         self._blobs = blobs
-        self._token_sha256 = token_sha256
 
     # -- the process -----------------------------------------------------------------------------
-
-    def authenticate(self, token: str) -> bool:
-        """Whether this is the admin token; in constant time."""
-        given = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        return hmac.compare_digest(given, self._token_sha256)
 
     def ready(self) -> list[str]:
         """Why the gateway is not ready; empty when it is."""
@@ -99,7 +96,7 @@ class Service:
 
     # -- products --------------------------------------------------------------------------------
 
-    async def create_product(self, request: CreateProductRequest) -> ProductView:
+    async def create_product(self, request: CreateProductRequest, *, by: Act = GATEWAY) -> ProductView:
         """Invalid names the field; Conflict when the key is taken."""
         change = records.CreateProduct(
             key=validation.check_product_key(request.key),
@@ -107,7 +104,8 @@ class Service:
             auth=validation.check_auth(request.auth),
             at_ms=self._now_ms(),
         )
-        return _product(await self._journal.write(change))
+        note = noting(change.key, name=change.name, auth=change.auth)
+        return await self._act(by, "product.create", note, change, _product)
 
     async def list_products(self, *, cursor: str | None, limit: int) -> Page[ProductView]:
         """By key."""
@@ -122,9 +120,9 @@ class Service:
         """NotFound."""
         return _product(await self._product(key))
 
-    async def delete_product(self, key: str) -> None:
+    async def delete_product(self, key: str, *, by: Act = GATEWAY) -> None:
         """NotFound; Conflict while it has devices or firmware."""
-        await self._journal.write(records.DeleteProduct(key))
+        await self._act(by, "product.delete", noting(key), records.DeleteProduct(key), _as_is)
         self._gateway.sessions.forget_product(key)
 
     async def _product(self, key: str) -> records.Product:
@@ -132,17 +130,25 @@ class Service:
 
     # -- devices ---------------------------------------------------------------------------------
 
-    async def register_device(self, product: str, request: RegisterDeviceRequest) -> DeviceWithSecret:
+    async def register_device(
+        self, product: str, request: RegisterDeviceRequest, *, by: Act = GATEWAY
+    ) -> DeviceWithSecret:
         """The secret is in the answer and nowhere else afterwards."""
         device = _checked_device(request)
         change = records.RegisterDevices(product, [device], self._now_ms())
-        outcome: records.Device | RequestError = (await self._journal.write(change))[0]
-        if isinstance(outcome, RequestError):
-            raise outcome
-        return self._device_with_secret(outcome)
+        note = _noting_registered(f"{product}/{device.identifier}", name=device.name)
+        view = await self._act(by, "device.register", note, change, _registered)
+        if isinstance(view, RequestError):
+            raise view
+        return view
 
     async def register_devices(
-        self, product: str, first_line: int, requests: Sequence[RegisterDeviceRequest | ErrorView]
+        self,
+        product: str,
+        first_line: int,
+        requests: Sequence[RegisterDeviceRequest | ErrorView],
+        *,
+        by: Act = GATEWAY,
     ) -> list[RegistrationResult]:
         """One slice of a bulk registration: a result for each line. NotFound: there is no such product."""
         results: dict[int, RegistrationResult] = {}
@@ -157,7 +163,8 @@ class Service:
                 results[line] = RegistrationResult(line, request.identifier, error=_error(error))
         if accepted:
             change = records.RegisterDevices(product, [device for _, device in accepted], self._now_ms())
-            outcomes = await self._journal.write(change)
+            note = _noting_count(product)
+            outcomes = await self._act(by, "device.register_many", note, change, _as_is)
             for (line, device), outcome in zip(accepted, outcomes, strict=True):
                 if isinstance(outcome, RequestError):
                     results[line] = RegistrationResult(line, device.identifier, error=_error(outcome))
@@ -211,27 +218,36 @@ class Service:
         device = (await self._store.lookup_devices([(product, identifier)]))[0]
         return self._device(_found(device, f"there is no device {identifier!r} of product {product!r}"))
 
-    async def rename_device(self, product: str, identifier: str, request: RenameDeviceRequest) -> DeviceView:
+    async def rename_device(
+        self, product: str, identifier: str, request: RenameDeviceRequest, *, by: Act = GATEWAY
+    ) -> DeviceView:
         """NotFound, Invalid."""
         name = validation.check_device_name(request.name)
-        return self._device(await self._journal.write(records.RenameDevice(product, identifier, name)))
+        change = records.RenameDevice(product, identifier, name)
+        note = noting(f"{product}/{identifier}", name=name)
+        return self._device(await self._act(by, "device.rename", note, change, _as_is))
 
-    async def delete_device(self, product: str, identifier: str) -> None:
+    async def delete_device(self, product: str, identifier: str, *, by: Act = GATEWAY) -> None:
         """NotFound; Conflict while it has an upgrade that has not ended. Its session ends."""
-        device: records.Device = await self._journal.write(records.DeleteDevice(product, identifier))
+        change = records.DeleteDevice(product, identifier)
+        note = noting(f"{product}/{identifier}")
+        device: records.Device = await self._act(by, "device.delete", note, change, _as_is)
         self._gateway.end_session(device.number, b"deleted")
 
-    async def rotate_secret(self, product: str, identifier: str) -> DeviceWithSecret:
+    async def rotate_secret(self, product: str, identifier: str, *, by: Act = GATEWAY) -> DeviceWithSecret:
         """A new secret; the live session ends."""
         change = records.RotateSecret(product, identifier, secrets.token_urlsafe(24))
-        device: records.Device = await self._journal.write(change)
+        note = noting(f"{product}/{identifier}")
+        device: records.Device = await self._act(by, "device.rotate_secret", note, change, _as_is)
         self._gateway.end_session(device.number, b"secret rotated")
         return self._device_with_secret(device)
 
     # -- firmware --------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def upload_firmware(self, metadata: FirmwareMetadata) -> "AsyncIterator[FirmwareUpload]":
+    async def upload_firmware(
+        self, metadata: FirmwareMetadata, *, by: Act = GATEWAY
+    ) -> "AsyncIterator[FirmwareUpload]":
         """Check everything that can be known before a byte is read, then take the bytes."""
         checked = FirmwareMetadata(
             product=metadata.product,
@@ -243,7 +259,7 @@ class Service:
         await self._product(checked.product)
         await self._check_free(checked)
         async with self._blobs.upload(limits.image_bytes_max) as upload:
-            yield FirmwareUpload(self, self._blobs, upload, checked)
+            yield FirmwareUpload(self, self._blobs, upload, checked, by)
 
     async def _check_free(self, metadata: FirmwareMetadata) -> None:
         """As AddFirmware will judge inside its commit; earlier, so that no bytes are sent for nothing."""
@@ -267,7 +283,7 @@ class Service:
             raise Invalid(text, field="product")
 
     async def add_firmware(
-        self, metadata: FirmwareMetadata, size: int, md5: str, sha256: str
+        self, metadata: FirmwareMetadata, size: int, md5: str, sha256: str, *, by: Act = GATEWAY
     ) -> FirmwareView:
         """The record of bytes that are in the blobs."""
         change = records.AddFirmware(
@@ -281,7 +297,7 @@ class Service:
             sha256=sha256,
             at_ms=self._now_ms(),
         )
-        return _firmware(await self._journal.write(change))
+        return await self._act(by, "firmware.add", _note_firmware, change, _firmware)
 
     async def list_firmware(
         self, *, product: str | None, q: str, cursor: str | None, limit: int
@@ -300,15 +316,18 @@ class Service:
         view = await self.get_firmware(id)
         return view, self._blobs.path(view.sha256)
 
-    async def delete_firmware(self, id: str) -> None:
+    async def delete_firmware(self, id: str, *, by: Act = GATEWAY) -> None:
         """NotFound; Conflict while a batch in progress uses it."""
-        deleted: records.DeletedFirmware = await self._journal.write(records.DeleteFirmware(id))
+        change = records.DeleteFirmware(id)
+        deleted: records.DeletedFirmware = await self._act(
+            by, "firmware.delete", lambda deleted: _note_firmware(deleted.firmware), change, _as_is
+        )
         if deleted.image_unused:
             await self._blobs.unlink_if_unused(deleted.firmware.sha256)
 
     # -- batches ---------------------------------------------------------------------------------
 
-    async def create_batch(self, request: CreateBatchRequest) -> BatchView:
+    async def create_batch(self, request: CreateBatchRequest, *, by: Act = GATEWAY) -> BatchView:
         """Invalid names the field; with `details` when named devices are not eligible."""
         parameters = validation.check_batch(
             range=request.range,
@@ -323,7 +342,11 @@ class Service:
         if firmware is None:
             raise Invalid(f"there is no firmware {request.firmware!r}", field="firmware")
         self._blobs.check_room()
-        return _batch(await self._gateway.batches.create(firmware, parameters))
+
+        def wrap(change: records.Change) -> records.Change:
+            return by.wrap(change, self._now_ms(), "batch.create", _note_batch, _batch)
+
+        return _batch(await self._gateway.batches.create(firmware, parameters, wrap))
 
     async def list_batches(
         self,
@@ -347,9 +370,13 @@ class Service:
         """NotFound."""
         return _batch(await self._batch(id))
 
-    async def abort_batch(self, id: str) -> BatchView:
+    async def abort_batch(self, id: str, *, by: Act = GATEWAY) -> BatchView:
         """NotFound; Conflict when it has already ended."""
-        return _batch(await self._gateway.batches.abort(id, number_of(id)))
+
+        def wrap(change: records.Change) -> records.Change:
+            return by.wrap(change, self._now_ms(), "batch.abort", _note_batch, _batch)
+
+        return _batch(await self._gateway.batches.abort(id, number_of(id), wrap))
 
     async def list_upgrades(
         self, batch: str, *, state: str | None, q: str, cursor: str | None, limit: int
@@ -397,9 +424,6 @@ class Service:
         return _found(await self._store.get_batch(id), f"there is no batch {id!r}")
 
     # -- views -----------------------------------------------------------------------------------
-
-    def _now_ms(self) -> int:
-        return self._gateway.clock.now_ms()
 
     def _online(self, device: int) -> bool:
         return device in self._gateway.presence
@@ -456,12 +480,13 @@ class FirmwareUpload:
     """The bytes of one firmware on their way. Nothing remains of it unless `finish` returns."""
 
     def __init__(
-        self, service: Service, blobs: "Blobs", upload: "Upload", metadata: FirmwareMetadata
+        self, service: Service, blobs: "Blobs", upload: "Upload", metadata: FirmwareMetadata, by: Act
     ) -> None:
         self._service = service
         self._blobs = blobs
         self._upload = upload
         self._metadata = metadata
+        self._by = by
 
     async def write(self, data: bytes) -> None:
         """Further bytes. TooLarge, NoRoom."""
@@ -470,8 +495,12 @@ class FirmwareUpload:
     async def finish(self, md5: str | None = None, sha256: str | None = None) -> FirmwareView:
         """All bytes are here. `md5`, `sha256`: what the client says they are, lower-case hex."""
         image = await self._upload.finish(md5=md5, sha256=sha256)
+        if self._by.repeatable is not None:
+            self._by.repeatable.content = image.sha256
         try:
-            return await self._service.add_firmware(self._metadata, image.size, image.md5, image.sha256)
+            return await self._service.add_firmware(
+                self._metadata, image.size, image.md5, image.sha256, by=self._by
+            )
         finally:
             await self._blobs.release(image.sha256)
 
@@ -484,6 +513,56 @@ def _checked_device(request: RegisterDeviceRequest) -> records.NewDevice:
     return records.NewDevice(identifier, name, validation.check_secret(request.secret))
 
 
+def _as_is(outcome: Any) -> Any:
+    """The view of what is no answer yet."""
+    return outcome
+
+
+def _registered(outcomes: list[records.Device | RequestError]) -> DeviceWithSecret | RequestError:
+    """The answer to the registration of one device, which cannot have been online yet."""
+    device = outcomes[0]
+    if isinstance(device, RequestError):
+        return device
+    return DeviceWithSecret(
+        product=device.product,
+        identifier=device.identifier,
+        name=device.name,
+        version=None,
+        active=False,
+        connection="offline",
+        last_seen=None,
+        created_at=rfc3339(device.created_at_ms) or "",
+        secret=device.secret,
+    )
+
+
+def _noting_registered(target: str, **details: Any) -> Note:
+    note = AuditNote(target, details)
+    return lambda outcomes: None if isinstance(outcomes[0], RequestError) else note
+
+
+def _noting_count(product: str) -> Note:
+    """One entry for a slice of a bulk registration: how many, not who."""
+
+    def note(outcomes: list[records.Device | RequestError]) -> AuditNote | None:
+        refused = sum(isinstance(outcome, RequestError) for outcome in outcomes)
+        registered = len(outcomes) - refused
+        return AuditNote(product, {"registered": registered, "refused": refused}) if registered else None
+
+    return note
+
+
+def _note_firmware(firmware: records.Firmware) -> AuditNote:
+    details = {"product": firmware.product, "name": firmware.name, "version": firmware.version}
+    return AuditNote(firmware.id, details | {"sha256": firmware.sha256})
+
+
+def _note_batch(view: records.BatchView) -> AuditNote:
+    batch = view.batch
+    details = {"product": batch.product, "firmware": batch.firmware_id, "devices": view.counts.total}
+    return AuditNote(batch.id, details)
+
+
 def _error(error: RequestError) -> ErrorView:
     return ErrorView(code=error.code, message=error.message, field=error.field)
 
@@ -492,15 +571,6 @@ def _found(value: T | None, message: str) -> T:
     if value is None:
         raise NotFound(message)
     return value
-
-
-def _number(cursor: str | None) -> int:
-    """The number that a cursor holds; 0 for none."""
-    if not cursor:
-        return 0
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 15:
-        raise Malformed("the cursor is not one that a list of this gateway gave", field="cursor")
-    return int(cursor)
 
 
 def _cursor(number: int | None) -> str | None:

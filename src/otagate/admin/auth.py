@@ -1,0 +1,102 @@
+"""Who makes a request: a bearer token, or the cookie of a console session; and whether they may.
+
+A cookie travels with whatever a browser sends here, so it alone proves nothing about who wants the request. A
+request that leans on it is refused when its Origin is another place than its Host, and, unless it only reads,
+when it does not repeat the session's second secret in X-CSRF-Token, which no other site can know. A bearer
+token is sent by those alone who have it: with one the cookie is not looked at.
+"""
+
+import hmac
+import re
+from urllib.parse import urlsplit
+
+from otagate.admin.exchange import Exchange
+from otagate.admin.facade import Service
+from otagate.admin.faults import Csrf
+from otagate.admin.operations import Call, Operation
+from otagate.admin.queries import NoQuery
+from otagate.errors import Forbidden, Unauthorized
+from otagate.gateway.access import Identity, Role
+from otagate.gateway.acts import Act
+from otagate.gateway.views_operators import LoginRequest, SessionView
+
+COOKIE = "otagate_session"
+CSRF_HEADER = "x-csrf-token"
+
+_COOKIE = re.compile(rf"(?:^|[;,])\s*{COOKIE}=([A-Za-z0-9_-]{{1,100}})\s*(?=[;,]|$)")
+_READING = ("GET", "HEAD")
+#: Who makes a request that needs no token.
+_ANYBODY = Identity(0, "", Role.VIEWER, b"")
+
+
+def admit(service: Service, operation: Operation, exchange: Exchange) -> Act:
+    """Who makes this request. Unauthorized, Forbidden, Csrf, TooManyAttempts."""
+    if operation.public:
+        return Act(_ANYBODY, exchange.address)
+    identity = identify(service, exchange)
+    if identity.role < operation.role:
+        raise Forbidden(
+            f"This needs a token of role {operation.role.label}; this one is of role {identity.role.label}."
+        )
+    return Act(identity, exchange.address)
+
+
+def identify(service: Service, exchange: Exchange) -> Identity:
+    """By the token (RFC 6750 section 2.1), else by the cookie."""
+    authorization = exchange.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer" and token.strip():
+            return service.access.authenticate(token.strip(), exchange.address)
+    else:
+        cookie = _COOKIE.search(exchange.headers.get("cookie", ""))
+        if cookie is not None:
+            return _identify_session(service, exchange, cookie[1])
+    raise Unauthorized("This needs a token: Authorization: Bearer TOKEN.")
+
+
+def _identify_session(service: Service, exchange: Exchange, cookie: str) -> Identity:
+    check_origin(exchange)
+    identity = service.access.session(cookie)
+    assert identity.session is not None
+    given = exchange.headers.get(CSRF_HEADER, "").encode("latin-1")
+    if exchange.method not in _READING and not hmac.compare_digest(given, identity.session.csrf.encode()):
+        raise Csrf("With a session's cookie this needs its csrf in X-CSRF-Token.", field="X-CSRF-Token")
+    return identity
+
+
+def check_origin(exchange: Exchange) -> None:
+    """Csrf when a page of another place makes the request (RFC 6454 section 7)."""
+    origin = exchange.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc.lower() != exchange.headers.get("host", "").lower():
+        raise Csrf("A page of another origin may not do this.", field="Origin")
+
+
+# -- sessions ------------------------------------------------------------------------------------------
+
+
+async def log_in(call: Call[NoQuery, LoginRequest]) -> SessionView:
+    """POST /session: the cookie goes out with the answer."""
+    exchange = call.exchange
+    check_origin(exchange)
+    cookie, session = call.service.access.open_session(call.body.token, exchange.address)
+    secure = "; Secure" if exchange.is_secure else ""
+    exchange.more_headers["set-cookie"] = f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"
+    return call.service.session(session)
+
+
+async def show_session(call: Call[NoQuery, None]) -> SessionView:
+    """GET /session: for a page that was loaded anew. A bearer token has no session."""
+    session = call.by.identity.session
+    if session is None:
+        raise Unauthorized("There is no session: this request bears a token.")
+    return call.service.session(session)
+
+
+async def log_out(call: Call[NoQuery, None]) -> None:
+    """DELETE /session."""
+    session = call.by.identity.session
+    if session is None:
+        raise Unauthorized("There is no session: this request bears a token.")
+    call.service.access.close_session(session)
+    call.exchange.more_headers["set-cookie"] = f"{COOKIE}=; Max-Age=0; HttpOnly; SameSite=Strict; Path=/"

@@ -1,0 +1,174 @@
+"""The facade's part about operators themselves: tokens, the audit log, requests sent again."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from otagate import limits
+from otagate.errors import Malformed
+from otagate.gateway.access import Access, Session, hash_of
+from otagate.gateway.acts import GATEWAY, Act, Note, Repeats
+from otagate.gateway.views import Page
+from otagate.gateway.views_operators import (
+    AuditVerification,
+    AuditView,
+    CreateTokenRequest,
+    SessionView,
+    TokenView,
+    TokenWithSecret,
+)
+from otagate.store import operators as records
+from otagate.store.interface import Change
+from otagate.times import rfc3339
+
+if TYPE_CHECKING:
+    from otagate.gateway.server import Gateway
+
+T = TypeVar("T")
+
+AUDIT_SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets a short page
+
+
+class OperatorsService:
+    """See the module; the base of service.Service."""
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._store = gateway.store
+        self._journal = gateway.journal
+        self.access: Access = gateway.access
+        self.repeats = Repeats(gateway.store.kept_answer, gateway.clock.now_ms)
+
+    def _now_ms(self) -> int:
+        return self._gateway.clock.now_ms()
+
+    async def _act(
+        self,
+        by: Act,
+        action: str,
+        note: Note,
+        change: Change,
+        view: Callable[[Any], T],
+        settled: Callable[[Any], object] | None = None,
+    ) -> T:
+        """Carry out an action: the change, its entry in the audit log, the answer kept. Answers the view.
+
+        `view` may be called inside the commit too: it is a function of the outcome and nothing else.
+        """
+        wrapped = by.wrap(change, self._now_ms(), action, note, view)
+        return view(await self._journal.write(wrapped, settled))
+
+    # -- tokens ----------------------------------------------------------------------------------
+
+    async def list_tokens(self, *, cursor: str | None, limit: int) -> Page[TokenView]:
+        """The oldest first; also those that are revoked or have expired."""
+        after = number_of_cursor(cursor)
+        found = [token for token in await self._store.tokens() if token.number > after]
+        page = [self._token(token) for token in found[:limit]]
+        return Page(page, str(found[limit - 1].number) if len(found) > limit else None)
+
+    async def create_token(self, request: CreateTokenRequest, *, by: Act = GATEWAY) -> TokenWithSecret:
+        """The clear text is in the answer and nowhere else. Conflict: the name is taken; Invalid."""
+        clear = secrets.token_urlsafe(32)
+        now_ms = self._now_ms()
+        days = request.expires_in_days
+        change = records.AddToken(
+            name=request.name,
+            role=request.role,
+            sha256=hash_of(clear),
+            at_ms=now_ms,
+            expires_at_ms=None if days is None else now_ms + days * limits.DAY_MS,
+        )
+        return await self._act(
+            by,
+            "token.create",
+            _note_token,
+            change,
+            lambda token: TokenWithSecret(*(*_token_fields(token, None), clear)),
+            self.access.keep,
+        )
+
+    async def revoke_token(self, id: str, *, by: Act = GATEWAY) -> None:
+        """At once, with the sessions opened with it. NotFound; Conflict: revoked already, the last admin."""
+        change = records.RevokeToken(id, self._now_ms())
+        await self._act(by, "token.revoke", _note_token, change, _nothing, self.access.keep)
+
+    def _token(self, token: records.Token) -> TokenView:
+        return TokenView(*_token_fields(token, self.access.last_used_ms(token)))
+
+    def session(self, session: Session) -> SessionView:
+        """A console session as its browser sees it."""
+        return SessionView(
+            session.token.name, session.token.role, session.csrf, rfc3339(session.expires_at_ms) or ""
+        )
+
+    # -- the audit log ---------------------------------------------------------------------------
+
+    async def list_audit(
+        self, *, cursor: str | None, limit: int, actor: str | None, action: str | None
+    ) -> Page[AuditView]:
+        """Newest first. A page may be short, even empty, and still have a `next`."""
+        before: int | None = number_of_cursor(cursor)
+        items: list[AuditView] = []
+        for _ in range(AUDIT_SCANS_MAX):
+            if before is None or len(items) == limit:
+                break
+            page = await self._store.list_audit(
+                before=before, limit=limit - len(items), actor=actor, action=action
+            )
+            before = page.next
+            items += [_audit(entry) for entry in page.entries]
+        return Page(items, None if before is None else str(before))
+
+    async def export_audit(self) -> AsyncIterator[list[AuditView]]:
+        """All of it, oldest first, in pieces; what is added meanwhile comes too."""
+        after: int | None = 0
+        while after is not None:
+            page = await self._store.scan_audit(after=after, limit=limits.page_items_max)
+            after = page.next
+            yield [_audit(entry) for entry in page.entries]
+
+    async def verify_audit(self) -> AuditVerification:
+        """Follow the chain from its first entry to its last."""
+        entries, after, hash = 0, 0, ""
+        while True:
+            piece = await self._store.check_audit(after=after, hash=hash)
+            entries += piece.entries
+            hash = piece.hash
+            if piece.first_broken is not None or piece.next is None:
+                return AuditVerification(entries, piece.first_broken is None, piece.first_broken)
+            after = piece.next
+
+
+def _nothing(outcome: object) -> None:
+    """The view of what answers with no body."""
+
+
+def _token_fields(token: records.Token, last_used_ms: int | None) -> tuple[Any, ...]:
+    return (
+        token.id,
+        token.name,
+        token.role,
+        rfc3339(token.created_at_ms) or "",
+        rfc3339(token.expires_at_ms),
+        rfc3339(last_used_ms),
+        rfc3339(token.revoked_at_ms),
+    )
+
+
+def _note_token(token: records.Token) -> records.AuditNote:
+    details = {"name": token.name, "role": token.role, "expires_at": rfc3339(token.expires_at_ms)}
+    return records.AuditNote(token.id, details)
+
+
+def _audit(entry: records.AuditEntry) -> AuditView:
+    return AuditView(*(getattr(entry, name) for name in AuditView.__struct_fields__))
+
+
+def number_of_cursor(cursor: str | None) -> int:
+    """The number that a cursor holds; 0 for none. Malformed."""
+    if not cursor:
+        return 0
+    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 15:
+        raise Malformed("the cursor is not one that a list of this gateway gave", field="cursor")
+    return int(cursor)

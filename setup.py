@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).parent
 EXT = Path("ext")
@@ -38,6 +38,8 @@ def modules() -> list[Extension]:
 
 
 setup(
+    packages=find_packages("src") + ["otagate_bench", "otagate_bench.scenarios", "otagate_bench.peers"],
+    package_dir={"": "src", "otagate_bench": "bench"},
     ext_modules=cythonize(
         modules(),
         include_path=["ext"],

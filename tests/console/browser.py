@@ -1,8 +1,8 @@
 """A real gateway and a real browser, for the tests of the console.
 
-`Gateway` is `otagate serve` in a process of its own, with an operator's client and simulated devices. `Console` is a
-page of Chromium on it that records what must never happen: an error in the browser's console, a breach of the
-Content-Security-Policy, a request to another host.
+`Gateway` is `otagate serve` in a process of its own, with an operator's client and simulated devices.
+`Console` is a page of Chromium on it that records what must never happen: an error in the browser's console,
+a breach of the Content-Security-Policy, a request to another host.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -29,7 +29,11 @@ ARGUMENTS = [
 ]
 PATIENCE_S = 30
 # A browser reports every answer that is no success as an error; these belong to what a page asks on purpose.
-EXPECTED = re.compile(r"Failed to load resource: .* status of (401|404|409|422|429)")
+EXPECTED = re.compile(
+    r"Failed to load resource: .*(status of (401|409|422|429)|net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING))"
+)
+
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 def free_port() -> int:
@@ -44,15 +48,25 @@ class Gateway:
     def __init__(self, folder: Path) -> None:
         self.device_port, self.admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.admin_port}/"
-        command = [sys.executable, "-m", "otagate", "serve", "--data", str(folder / "data")]
-        command += ["--device-listen", f"127.0.0.1:{self.device_port}"]
-        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}"]
-        self._children = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
         self._folder = folder
-        wait_for(self._ready)
+        self._devices: list[subprocess.Popen[bytes]] = []
+        self.start()
         self.token = (folder / "data" / "admin-token").read_text().strip()
         headers = {"authorization": f"Bearer {self.token}"}
         self.client = httpx.Client(base_url=f"{self.url}api/v1", headers=headers, timeout=PATIENCE_S)
+
+    def start(self) -> None:
+        """Start it, also again after `stop`: on the same ports, with what it had."""
+        command = [sys.executable, "-m", "otagate", "serve", "--data", str(self._folder / "data")]
+        command += ["--device-listen", f"127.0.0.1:{self.device_port}"]
+        command += ["--admin-listen", f"127.0.0.1:{self.admin_port}"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_for(self._ready, f"for a gateway; {self._folder / 'log'}")
+
+    def stop(self) -> None:
+        """End the gateway; its devices try to come back."""
+        end(self._process)
 
     def _ready(self) -> bool:
         try:
@@ -66,9 +80,13 @@ class Gateway:
         assert response.is_success, (method, path, response.text)
         return response.json() if response.content else None
 
-    def devices(self, product: str, count: int, *options: str, version: str = "1.0.0", prefix: str = "d") -> None:
+    def devices(
+        self, product: str, count: int, *options: str, version: str = "1.0.0", prefix: str = "d"
+    ) -> None:
         """Register devices and let them run, simulated, until all have logged in."""
-        lines = "".join(json.dumps({"identifier": f"{prefix}{n}", "name": f"Lamp {n}"}) + "\n" for n in range(count))
+        lines = "".join(
+            json.dumps({"identifier": f"{prefix}{n}", "name": f"Lamp {n}"}) + "\n" for n in range(count)
+        )
         ndjson = {"content-type": "application/x-ndjson"}
         answer = self.client.post(f"/products/{product}/devices", content=lines, headers=ndjson)
         file = self._folder / f"{product}-{prefix}.ndjson"
@@ -76,7 +94,7 @@ class Gateway:
         command = [sys.executable, "-m", "otagate", "simulate", "--quiet", "--devices", str(file)]
         command += ["--url", f"ws://127.0.0.1:{self.device_port}/device", "--product", product]
         command += ["--version", version, "--burn-time", "0.2", "--reboot-time", "0.1", *options]
-        self._children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        self._devices.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         wait_for(lambda: len(self.online(product, prefix)) == count)
 
     def online(self, product: str, prefix: str = "") -> list[str]:
@@ -98,9 +116,14 @@ class Gateway:
     def close(self) -> None:
         """End it and its devices."""
         self.client.close()
-        for child in reversed(self._children):
-            child.terminate()
-            child.wait(PATIENCE_S)
+        for process in (*self._devices, self._process):
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and wait."""
+    process.terminate()
+    process.wait(PATIENCE_S)
 
 
 def wait_for(condition: Any, what: str = "") -> None:
@@ -177,4 +200,4 @@ class Console:
     def close(self) -> None:
         """Close it, and fail if anything went wrong on it."""
         self._context.close()
-        assert self.faults == []
+        assert not self.faults, self.faults

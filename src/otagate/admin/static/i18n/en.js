@@ -298,7 +298,7 @@ export default {
   "selection.more": { one: "and {count} more", other: "and {count} more" },
   "selection.reason": "Reason",
   "selection.ineligible": { one: "{count} device is not eligible", other: "{count} devices are not eligible" },
-  "selection.drop": { one: "Remove it from the selection", other: "Remove them from the selection" },
+  "selection.drop": "Remove from the selection",
 
   "upgrade.state": "State",
   "upgrade.situation": "Now",

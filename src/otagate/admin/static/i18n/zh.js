@@ -295,7 +295,7 @@ export default {
   "selection.more": { other: "另有 {count} 台" },
   "selection.reason": "原因",
   "selection.ineligible": { other: "{count} 台设备不能升级" },
-  "selection.drop": { other: "从所选设备中移除" },
+  "selection.drop": "从所选设备中移除",
 
   "upgrade.state": "状态",
   "upgrade.situation": "当前",

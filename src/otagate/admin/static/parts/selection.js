@@ -144,7 +144,7 @@ export function Ineligible({ devices, onDrop }) {
   ];
   return html`<section class="section" role="alert">
     <div class="section-head"><h2>${t("selection.ineligible", { count: devices.length })}</h2>
-      <button type="button" class="end" onClick=${onDrop}>${t("selection.drop", { count: devices.length })}</button></div>
+      <button type="button" class="end" onClick=${onDrop}>${t("selection.drop")}</button></div>
     <div class="panel flush"><${Table} items=${devices.slice(0, NAMED_MAX)} columns=${columns} rowKey=${(device) => device.identifier} label=${t("selection.ineligible", { count: devices.length })} /></div>
     ${devices.length > NAMED_MAX && html`<p class="quiet">${t("selection.more", { count: devices.length - NAMED_MAX })}</p>`}
   </section>`;

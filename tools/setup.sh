@@ -16,7 +16,7 @@ pins=$root/tools/requirements.txt
 
 # Debian's names of what pip cannot bring. libc6-dev is only a recommendation of gcc.
 packages_build=(gcc libc6-dev libssl-dev python3 python3-dev python3-venv)
-commands_test=(curl:curl node:nodejs npm:npm openssl:openssl strace:strace)  # command:package, of what the tests call
+commands_test=(chromium:chromium curl:curl node:nodejs npm:npm openssl:openssl strace:strace)  # command:package, of what the tests call
 
 say() { printf 'otagate: %s\n' "$*" >&2; }
 

@@ -30,8 +30,10 @@ ARGUMENTS = [
 PATIENCE_S = 30
 # A browser reports every answer that is no success as an error; these belong to what a page asks on purpose.
 EXPECTED = re.compile(
-    r"Failed to load resource: .*(status of (401|409|422|429)|net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING))"
+    r"Failed to load resource: .*(status of (401|409|422|429)"
+    r"|net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED_ENCODING))"
 )
+
 
 expect.set_options(timeout=PATIENCE_S * 1000)
 

@@ -279,13 +279,24 @@ class Upgrades:
         While the end of its batch waits for its commit, an answer that knows of it must not leave: it waits
         for an entry behind that end, an empty one if need be.
         """
-        upgrade = self.rows.get(device)
-        ending = self._endings.get(upgrade.batch) if upgrade is not None else None
+        ending = self._ending_of(device)
         if ending is None or (pending is not None and pending.place > ending.place):
             return pending
         behind = DeviceEntry(self, device, ())
         self.submit(behind)
         return behind
+
+    def _ending_of(self, device: int) -> Ending | None:
+        """The end of a batch of this device that waits for its commit. One that came back meanwhile has no
+        row in memory: its upgrade was read as over."""
+        upgrade = self.rows.get(device)
+        if upgrade is not None:
+            return self._endings.get(upgrade.batch)
+        for number, ending in self._endings.items():
+            batch = self.batches.get(number)
+            if batch is not None and device in batch.roster:
+                return ending
+        return None
 
     def is_being_pushed(self, device: int) -> bool:
         """Whether the upgrade message leaves with a commit to come, to whichever session there is then."""

@@ -223,8 +223,9 @@ class Judge:
 
     def chunk(self, transfer: "Transfer") -> None:
         """A chunk is leaving."""
-        if transfer.pair is not None and not self._ledger.running(*transfer.pair):
-            self._world.violate("transfers", f"a chunk leaves for {transfer.pair}, which is over")
+        known = transfer.pair if not self._world.plan.rivals else None  # it must learn of a rival first
+        if known is not None and not self._ledger.running(*known):
+            self._world.violate("transfers", f"a chunk leaves for {known}, which is over")
 
     def must_cancel(self, device: int, batch: int, attempt: int) -> None:
         """The gateway has ended an attempt of its own accord: the device is to be told."""

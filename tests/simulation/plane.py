@@ -119,7 +119,7 @@ class SimulatedPlane:
             if kind == plane.IMAGE:
                 self.images[number] = set()
             elif kind == plane.DIGESTS:
-                self.images[number].add(rest[0])
+                self.images.get(number, set()).add(rest[0])
             elif kind == plane.DROP_IMAGE:
                 del self.images[number]
             elif number in self.links:

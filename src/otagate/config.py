@@ -159,10 +159,6 @@ class Upgrade(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     acknowledge_timeout_s: Annotated[
         int, _whole(1, 600, "seconds", "A device that was sent an upgrade message answers within this.")
     ] = limits.acknowledge_timeout_ms // 1000
-    deliveries_max: Annotated[
-        int,
-        _whole(1, 100, "deliveries", "Unanswered deliveries of one attempt before it counts as push_failed."),
-    ] = limits.deliveries_max
     restart_grace_s: Annotated[
         int,
         _whole(

@@ -128,9 +128,20 @@ class Log:
             self._logger.log(level, "%s", event, extra={"event": event, "fields": fields}, exc_info=error)
 
 
+_logs: list[Log] = []  # of all rooms: as many as there are modules that write
+
+
 def get(room: str) -> Log:
     """The log of a room of the house: "gateway", "store" …"""
-    return Log(logging.getLogger(f"otagate.{room}"))
+    log = Log(logging.getLogger(f"otagate.{room}"))
+    _logs.append(log)
+    return log
+
+
+def report_suppressed() -> None:
+    """Log.report_suppressed of every room; the gateway calls it once a second."""
+    for log in _logs:
+        log.report_suppressed()
 
 
 def configure(level: Level, format: Literal["text", "json"], stream: TextIO | None = None) -> None:

@@ -457,3 +457,15 @@ async def test_a_deleted_device_may_be_registered_again(autojump_clock: object) 
         assert kinds(found) == ["error"], "that batch was another device's"
         assert found[0].code == "not_found"
         assert device.closed == 4001
+
+
+async def test_a_deleted_device_is_still_shown_in_its_ended_batch(autojump_clock: object) -> None:
+    async with gateway_harness() as harness:
+        await harness.set_up("d1", "d2")
+        batch = await harness.create_batch()
+        await harness.service.abort_batch(batch)
+        await harness.service.delete_device("lamp", "d1")
+        details = await harness.service.get_upgrade(batch, "d1")
+        assert (details.identifier, details.state, details.remark) == ("d1", "failed", "task_aborted")
+        with pytest.raises(NotFound):
+            await harness.service.get_upgrade(batch, "d")

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+import trio
 
 from otagate import plane
 from otagate.gateway.views import CreateProductRequest, RegisterDeviceRequest
@@ -403,3 +404,15 @@ async def test_draining_says_goodbye_and_writes_what_is_in_memory(autojump_clock
         assert record.last_seen_ms is not None
         assert harness.now_ms - 100 < record.last_seen_ms <= harness.now_ms
         assert harness.gateway.not_ready() == ["not listening yet", "draining"]
+
+
+async def test_who_logs_in_while_the_gateway_drains_is_told_goodbye(autojump_clock: object) -> None:
+    async with gateway_harness() as harness:
+        await harness.set_up("d1")
+        with trio.fail_after(1):
+            await harness.gateway.drain()
+        device = SimulatedDevice(harness.plane, "d1")
+        device.send_hello("1.0")
+        await device.receive(messages.Goodbye)
+        assert device.closed == 0
+        assert not len(harness.gateway.presence)

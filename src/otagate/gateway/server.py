@@ -31,7 +31,11 @@ from otagate.gateway.clock import Clock
 from otagate.gateway.counters import Counters
 from otagate.gateway.deadlines import Deadlines
 from otagate.gateway.dispatch import Dispatch
+from otagate.gateway.health import Health
 from otagate.gateway.journal import Entry, Journal
+from otagate.gateway.notify import ADMIN as ADMIN_SOCKET
+from otagate.gateway.notify import DEVICES as DEVICE_SOCKETS
+from otagate.gateway.notify import Notifier, take_listeners, take_notifier
 from otagate.gateway.observer import Observer
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.overview import Overview
@@ -67,6 +71,7 @@ class Gateway:
         clock: Clock,
         path_of: Callable[[str], Path],
         nursery: trio.Nursery,
+        notifier: Notifier | None = None,
     ) -> None:
         self.configuration = configuration
         self.store = store
@@ -100,12 +105,14 @@ class Gateway:
         self.deadlines = Deadlines(self.upgrades, self.dispatch)
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
         self.deadlines.on_sweep.append(self._flush_used)
+        self.deadlines.on_sweep.append(lambda now_ms: logs.report_suppressed())
         self.upgrades.on_stop_transfer = self.transfers.stop_attempt
         self.upgrades.on_batch_completed = lambda batch: self.batches.image_maybe_unused(
             batch.firmware_sha256
         )
         self.batches.on_image_unused = self.transfers.forget_image
         self.overview = Overview(self)
+        self.health = Health(self, notifier or Notifier())
         self.deadlines.on_sweep.append(self.overview.sample)
         self.listening = False
         self.draining = False
@@ -142,14 +149,17 @@ class Gateway:
     async def _pump(self, wait_ready: WaitReady) -> None:
         while True:
             await self.journal.wait_room()
+            asked_s = trio.current_time()
             wait_s = (self.deadlines.next_ms() - self.clock.now_ms()) / 1000
-            if self.plane.pending:
+            if self.plane.pending or wait_s <= 0:
                 await trio.lowlevel.checkpoint()
-            elif wait_s > 0:
-                with trio.move_on_after(wait_s):
-                    await wait_ready()
+                self.counters.lateness_seconds.observe(trio.current_time() - asked_s)
             else:
-                await trio.lowlevel.checkpoint()
+                with trio.move_on_after(wait_s) as waiting:
+                    await wait_ready()
+                if waiting.cancelled_caught:
+                    self.counters.lateness_seconds.observe(trio.current_time() - asked_s - wait_s)
+            began_s = trio.current_time()
             await self.sessions.handle(self.plane.drain())
             # the answers of this drain leave together, before anything slower is begun
             self.outbox.flush()
@@ -157,17 +167,11 @@ class Gateway:
             if self.clock.now_ms() >= self.deadlines.next_ms():
                 await self.deadlines.tick()
                 self.outbox.flush()
+            ended_s = trio.current_time()
+            self.counters.turn_seconds.observe(ended_s - began_s)
+            self.health.turned(ended_s)
 
     # -- asked by the service --------------------------------------------------------------------
-
-    def not_ready(self) -> list[str]:
-        """Why no traffic should be sent here; empty when ready."""
-        reasons = []
-        if not self.listening:
-            reasons.append("not listening yet")
-        if self.draining:
-            reasons.append("draining")
-        return reasons
 
     def end_session(self, device: int, reason: bytes) -> None:
         """Close the device's live session, if it has one: it has to log in anew."""
@@ -189,6 +193,7 @@ class Gateway:
         goodbye = messages.encode(
             messages.Goodbye(retry_after_s=self.configuration.device.goodbye_retry_after_s)
         )
+        self.sessions.farewell = goodbye
         online = self.presence.items()
         for at in range(0, len(online), GOODBYE_SLICE):
             for _, conn in online[at : at + GOODBYE_SLICE]:
@@ -276,16 +281,18 @@ async def _serve(
     task_status: trio.TaskStatus[None],
 ) -> None:
     data_dir = configuration.data.dir
+    notifier = take_notifier(os.environ)
     async with trio.open_nursery() as nursery:
         blobs = Blobs(data_dir, configuration.data.disk_free_min, store.image_used)
         await blobs.open()
         await blobs.sweep(await store.images())
-        device_listener = listen(configuration.device.listen)
-        admin_listener = listen(configuration.admin.listen)
+        given = take_listeners(os.environ)
+        device_listeners = given.get(DEVICE_SOCKETS) or [listen(configuration.device.listen)]
+        admin_listener = (given.get(ADMIN_SOCKET) or [listen(configuration.admin.listen)])[0]
         admin_name = _name(admin_listener)
         clock = Clock(await store.newest_time_ms())
         device_plane = make_plane(configuration)
-        gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery)
+        gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery, notifier)
         await gateway.take_up()
         nursery.start_soon(gateway.run)
         await ensure_admin(gateway, data_dir)
@@ -294,25 +301,30 @@ async def _serve(
         await nursery.start(
             partial(serve_admin, service, admin_listener.detach(), shutdown_trigger=stopping.wait)
         )
-        device_plane.listen(device_listener.fileno())
+        for listener in device_listeners:
+            device_plane.listen(listener.fileno())
         gateway.listening = True
         log.info(
             "serving",
-            devices=_name(device_listener),
+            devices=" ".join(map(_name, device_listeners)),
             admin=admin_name,
             data=str(data_dir),
             batches=len(gateway.upgrades.batches),
         )
+        notifier.tell("READY=1", "STATUS=serving")
         task_status.started()
         await _wait_signal(nursery)
         log.info("draining", sessions=len(gateway.presence))
-        device_listener.close()
+        notifier.tell("STOPPING=1", "STATUS=draining")
+        for listener in device_listeners:
+            listener.close()
         with trio.move_on_after(configuration.admin.drain_timeout_s) as bound:
             stopping.set()
             await gateway.drain()
         log.info("stopped", complete=not bound.cancelled_caught)
         nursery.cancel_scope.cancel()
         device_plane.close()
+        notifier.close()
 
 
 def make_plane(configuration: Configuration) -> "plane.Plane":

@@ -63,6 +63,7 @@ class Sessions:
         self._next_last_seen_ms = 0
         self._auths: dict[str, str] = {}
         self._none = trio.Event()
+        self.farewell: bytes | None = None  # while the gateway drains: what whoever comes is told
         self.logins = 0
         self.logins_refused = 0
 
@@ -139,6 +140,11 @@ class Sessions:
         return message
 
     async def _log_in(self, hellos: Sequence[tuple[int, messages.Hello, bytes]]) -> None:
+        if self.farewell is not None:
+            for conn, _, _ in hellos:
+                self._outbox.send_encoded(conn, self.farewell)
+                self._outbox.close(conn, 0)
+            return
         names = [(hello.product, hello.device) for _, hello, _ in hellos]
         records = await self._store.lookup_devices(names)
         good: list[tuple[int, messages.Hello, bytes, Device]] = []

@@ -42,7 +42,7 @@ class Download:
     device may use a number again.
     """
 
-    __slots__ = ("attempt", "batch", "conn", "device", "started", "streaming", "transfer")
+    __slots__ = ("attempt", "batch", "conn", "device", "sha256", "started", "streaming", "transfer")
 
     def __init__(self, device: int, conn: int, transfer: int, batch: int, attempt: int) -> None:
         self.device = device
@@ -50,6 +50,7 @@ class Download:
         self.transfer = transfer
         self.batch = batch
         self.attempt = attempt
+        self.sha256 = ""
         self.streaming = False
         self.started = False
 
@@ -74,6 +75,7 @@ class Transfers:
 
         The caller has checked the request: offset < end <= size, a chunk size of the protocol.
         """
+        download.sha256 = sha256
         before = self.downloads.get(download.device)
         self.downloads[download.device] = download
         image = self._images.get(sha256)
@@ -167,6 +169,7 @@ class Transfers:
         del self.downloads[device]
         if reason == plane.FAILED:
             log.error("transfer_failed", device=device)
+            self.forget_image(download.sha256)  # the next fetch opens it anew: it may be mended by then
             self._send_internal(download)
 
     def _current(self, device: int, conn: int, transfer: int) -> Download | None:

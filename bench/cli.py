@@ -2,68 +2,20 @@
 
 import argparse
 import inspect
-import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from . import gateway, machine
-from .measure import Bench, Result, merge
+from . import machine, peers, table
+from .measure import Result, merge
+from .options import add_common, bench_of, converter
 from .processes import BenchError
 from .report import Report
 from .scenarios import SCENARIOS
 
 console = Console(stderr=True)
-
-
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _shares(text: str) -> dict[str, float]:
-    """`drop=0.1,slow=0.05` as a dict."""
-    return {name: float(share) for name, _, share in (part.partition("=") for part in text.split(",") if part)}
-
-
-def _core(text: str) -> int | None:
-    return None if text == "none" else int(text)
-
-
-def _converter(default: Any) -> Any:
-    if isinstance(default, tuple):
-        return _words if default and isinstance(default[0], str) else _whole_numbers
-    return {int: int, float: float, str: str}.get(type(default), _shares)
-
-
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that measures."""
-    cores = sorted(os.sched_getaffinity(0))
-    group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=int, default=1, help="of faults and jitter (1)")
-    group.add_argument("--processes", type=int, default=2, help="of the fleet (2)")
-    group.add_argument("--repeat", type=int, default=1, help="times; medians are told (1)")
-    default_core = cores[0] if len(cores) > 1 else None
-    group.add_argument("--server-core", type=_core, default=default_core, metavar="N|none")
-    group.add_argument(
-        "--fleet-core", type=_core, default=cores[1] if len(cores) > 1 else None, metavar="N|none"
-    )
-    group.add_argument("--data", type=Path, help="folder for stores and logs (made and removed; build/bench)")
-    group.add_argument("--keep", action="store_true", help="do not remove them")
-    shown = parser.add_argument_group("results")
-    shown.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
-    shown.add_argument("--report", type=Path, metavar="FILE", help="as Markdown")
-    shown.add_argument("--plots", type=Path, metavar="DIR", help="as pictures (needs matplotlib)")
 
 
 def add_attach(parser: argparse.ArgumentParser) -> None:
@@ -77,17 +29,17 @@ def add_attach(parser: argparse.ArgumentParser) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Of the whole command."""
-    from . import peers, table
-
-    top = argparse.ArgumentParser(prog="otagate-bench", description="Measures a gateway with simulated fleets.")
+    top = argparse.ArgumentParser(
+        prog="otagate-bench", description="Measures a gateway with simulated fleets."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, scenario in SCENARIOS.items():
-        words = (inspect.getdoc(scenario) or "").partition(".")[0].replace("\n", " ").replace("%", "%%")
-        command = commands.add_parser(name, help=words, description=words)
+        about = (inspect.getdoc(scenario) or "").partition(".")[0].replace("\n", " ").replace("%", "%%")
+        command = commands.add_parser(name, help=about, description=about)
         for parameter in list(inspect.signature(scenario).parameters.values())[1:]:
             command.add_argument(
                 f"--{parameter.name.replace('_', '-')}",
-                type=_converter(parameter.default),
+                type=converter(parameter.default),
                 default=parameter.default,
                 help=f"({parameter.default})".replace("%", "%%"),
             )
@@ -97,39 +49,6 @@ def parser() -> argparse.ArgumentParser:
     table.register(commands)
     peers.register(commands)
     return top
-
-
-@contextmanager
-def bench_of(arguments: argparse.Namespace) -> Iterator[Bench]:
-    """What the options ask for; its folder is gone afterwards."""
-    machine.allow_descriptors()
-    base = arguments.data or Path("build/bench")
-    base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=base))
-    url = getattr(arguments, "url", None)
-    attached = None
-    if url:
-        token = arguments.token or os.environ.get("OTAGATE_TOKEN", "")
-        attached = gateway.attach(url, arguments.admin_url or gateway.DEFAULT_ADMIN_URL, token)
-    with console.status("starting") as status:
-        bench = Bench(
-            folder,
-            server_core=arguments.server_core,
-            fleet_core=arguments.fleet_core,
-            processes=arguments.processes,
-            seed=arguments.seed,
-            say=lambda text: status.update(text),
-            attached=attached,
-            attached_pid=getattr(arguments, "pid", None),
-        )
-        bench.pin_self()
-        try:
-            yield bench
-        finally:
-            if arguments.keep:
-                console.print(f"kept: {folder}")
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def grouped(repeats: Sequence[Sequence[Result]]) -> list[Result]:

@@ -129,7 +129,8 @@ class Fleet:
 
     def mark(self) -> int:
         """Upgrade messages are timed from now; the moment."""
-        return min(self._ask_all(do="mark"))
+        moments: list[int] = self._ask_all(do="mark")
+        return min(moments)
 
     def reset(self) -> None:
         """Counters and histograms begin anew."""

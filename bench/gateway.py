@@ -1,4 +1,4 @@
-"""The gateway that is measured: one of our own, started on a core, or any that runs already; and its admin API."""
+"""The gateway that is measured: one of our own, on a core, or any that runs already; and its admin API."""
 
 import json
 import os
@@ -73,7 +73,12 @@ class Api:
     def add_firmware(self, size: int, version: str, product: str = PRODUCT) -> str:
         """Random bytes; returns the id of the firmware."""
         name = f"firmware-{version}"
-        query = {"product": product, "name": name, "version": version, "file_name": f"f{secrets.token_hex(4)}.bin"}
+        query = {
+            "product": product,
+            "name": name,
+            "version": version,
+            "file_name": f"f{secrets.token_hex(4)}.bin",
+        }
         answer = self.call(
             "POST",
             "/api/v1/firmware",

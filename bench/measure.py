@@ -10,7 +10,7 @@ from typing import Any
 
 from . import gateway, machine
 from .fleet import Fleet
-from .gateway import Gateway
+from .gateway import Api, Gateway
 from .histogram import Histogram
 
 BUSY = 0.9  # of a core: who is that busy is the limit
@@ -70,7 +70,9 @@ def merge(results: Sequence[Result]) -> Result:
         merged.figures[name] = Figure(median(samples), figure.unit, samples)
     for name, points in first.latencies_ms.items():
         merged.latencies_ms[name] = {
-            point: median(result.latencies_ms[name][point] for result in results if name in result.latencies_ms)
+            point: median(
+                result.latencies_ms[name][point] for result in results if name in result.latencies_ms
+            )
             for point in points
         }
     for name in ("wall_s", "server_cpu_s", "fleet_cpu_s", "others_cpu_s"):
@@ -103,7 +105,9 @@ class Meter:
         wall, server, fleet, busy = (b - a for a, b in zip(self._at, self._look(), strict=True))
         result.wall_s, result.server_cpu_s, result.fleet_cpu_s = wall, server, fleet
         result.others_cpu_s = max(busy - server - fleet, 0.0)
-        result.limit = limit_of(wall, server, fleet, len(self._fleet) if self._bench.fleet_core is None else 1)
+        result.limit = limit_of(
+            wall, server, fleet, len(self._fleet) if self._bench.fleet_core is None else 1
+        )
         if result.others_cpu_s > 0.1 * wall:
             result.remarks.append(
                 f"others used {result.others_cpu_s / wall:.0%} of a core on the two cores meanwhile"
@@ -175,9 +179,10 @@ class World:
     product: str
     registering_s: float = 0.0
     versions: int = 1
+    sides: int = 0
 
     @property
-    def api(self) -> gateway.Api:
+    def api(self) -> Api:
         """Of the gateway."""
         return self.gateway.api
 
@@ -189,14 +194,13 @@ class World:
 
     def fleet(self, count: int, *, first: int = 0, **options: Any) -> Fleet:
         """Devices of this world."""
-        options.setdefault("processes", self.bench.processes)
+        options = {"processes": self.bench.processes, "product": self.product, **options}
         return Fleet(
             count,
             self.folder,
             core=self.bench.fleet_core,
             first=first,
             seed=self.bench.seed,
-            product=self.product,
             **options,
         )
 
@@ -213,6 +217,14 @@ class World:
         self.versions += 1
         return self.api.add_firmware(size, f"{self.versions}.0.0", self.product)
 
+    def side_product(self, devices: int) -> str:
+        """Another product with so many devices, whom no batch of ours concerns."""
+        self.sides += 1
+        product = f"{self.product}-side-{self.sides}"
+        self.api.add_product(product)
+        self.api.register(devices, product=product)
+        return product
+
     def meter(self, fleet: Fleet) -> Meter:
         """From now on."""
         return Meter(self.bench, self.pids(), fleet.pids())
@@ -222,7 +234,5 @@ class World:
         assert self.gateway.process is not None
         self.gateway.stop()
         started = time.monotonic()
-        self.gateway = gateway.start(
-            self.folder, core=self.bench.server_core, data=self.folder / "data"
-        )
+        self.gateway = gateway.start(self.folder, core=self.bench.server_core, data=self.folder / "data")
         return time.monotonic() - started

@@ -1,11 +1,11 @@
 """How late the gateway's loop is, as a device sees it: pings at a steady pace, and when their pongs came.
 
-The plane answers a ping in the drain that reads it, so a pong is as late as the loop was, whatever held it. When a
-pong came is what the kernel noted when it arrived (SO_TIMESTAMPNS), not when this process was scheduled to
-look; so a busy core of the fleet does not count as lateness of the gateway.
+The plane answers a ping in the drain that reads it, so a pong is as late as the loop was, whatever held it.
+When a pong came is what the kernel noted when it arrived (SO_TIMESTAMPNS), not when this process was
+scheduled to look; so a busy core of the fleet does not count as lateness of the gateway.
 
-A process of its own: `python probe.py PORT PRODUCT NUMBER INTERVAL_MS`. Prints, when stdin ends, one line of JSON:
-{"late_ns": [...]}, a value for each ping.
+A process of its own: `python probe.py PORT PRODUCT NUMBER INTERVAL_MS`. Prints, when stdin ends, one line of
+JSON: {"late_ns": [...]}, a value for each ping.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Processes that a run starts: pinned to a core, gone when the run is gone, ended by their id and never by name."""
+"""Processes that a run starts: pinned to a core, gone when the run is gone, ended by id and never by name."""
 
 import contextlib
 import ctypes
@@ -121,9 +121,7 @@ class Process:
         self.stop()
 
 
-def wait_until(
-    condition: Callable[[], bool], timeout_s: float, what: str, *, pause_s: float = 0.05
-) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str, *, pause_s: float = 0.05) -> None:
     """Ask again and again. BenchError after `timeout_s`, saying what did not come."""
     end = time.monotonic() + timeout_s
     while not condition():

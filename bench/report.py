@@ -1,5 +1,6 @@
 """What was measured, for people: tables on a terminal, Markdown, and the dict behind the JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -46,7 +47,8 @@ class Report:
                 result.subject,
                 ", ".join(f"{name} {value}" for name, value in result.parameters.items()),
                 "; ".join(
-                    f"{name.replace('_', ' ')} {with_spread(figure)}" for name, figure in result.figures.items()
+                    f"{name.replace('_', ' ')} {with_spread(figure)}"
+                    for name, figure in result.figures.items()
                 ),
                 "; ".join(
                     f"{name}: " + ", ".join(f"{point} {number(ms)}" for point, ms in points.items()) + " ms"
@@ -98,7 +100,7 @@ def circumstances(result: Result) -> str:
     return "; ".join([*parts, *result.remarks])
 
 
-def markdown_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table."""
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     return lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]

@@ -25,6 +25,12 @@ def project() -> tuple[list[Requirement], list[Requirement]]:
     ]
 
 
+def optional() -> list[Requirement]:
+    """What some commands of the bench can do without."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [Requirement(text) for text in table["dependency-groups"]["bench"]]
+
+
 def pins() -> dict[str, str]:
     """Version by canonical name."""
     lines = (ROOT / "tools/requirements.txt").read_text().splitlines()
@@ -93,5 +99,7 @@ def test_the_package_imports_only_what_it_declares() -> None:
 
 
 def test_the_rest_imports_only_what_is_declared() -> None:
-    declared = {canonicalize_name(requirement.name) for group in project() for requirement in group}
+    declared = {
+        canonicalize_name(requirement.name) for group in [*project(), optional()] for requirement in group
+    }
     assert distributions(imported("src", "tests", "bench", "tools")) <= declared

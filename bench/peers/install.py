@@ -42,14 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
     for peer in PEERS.values():
         lacks = peer.missing()
         lacking += bool(lacks)
-        table.add_row(peer.name, lacks or "yes", "" if lacks else peer.version(), ", ".join(sorted(peer.does)))
+        table.add_row(
+            peer.name, lacks or "yes", "" if lacks else peer.version(), ", ".join(sorted(peer.does))
+        )
     Console().print(table)
     return 1 if lacking else 0
 
 
 def install() -> None:
-    """Debian packages (as root), an environment of its own below build/peers, and what is compiled. What cannot
-    be had is said and passed over."""
+    """Debian packages (as root), an environment of its own below build/peers, and what is compiled. What
+    cannot be had is said and passed over."""
     BUILT.mkdir(parents=True, exist_ok=True)
     for step in (_debian, _environment, _floor, _gorilla):
         try:

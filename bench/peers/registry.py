@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..gateway import free_ports
@@ -14,7 +14,7 @@ from ..processes import BenchError, Process, wait_until
 
 HERE = Path(__file__).parent
 BUILT = Path("build/peers")  # below the folder the bench is called in
-VENV_PYTHON = BUILT / "venv" / "bin" / "python"
+VENV_PYTHON = BUILT / "venv" / "bin" / "python"  # of the peers' own environment
 IMAGE_BYTES = 16 * 2**20
 REQUEST_BYTES = 128
 SNDBUF_BYTES = 256 * 1024  # what the gateway sets
@@ -43,7 +43,6 @@ class Peer:
     does: frozenset[str] = EVERYTHING
     request: bytes = TEXT
     depth_max: int = 16
-    environ: dict[str, str] = field(default_factory=dict)
 
     def stream_request(self, chunk: int) -> bytes:
         """What asks for the image."""
@@ -55,8 +54,9 @@ class Peer:
         if lacks:
             raise BenchError(f"{self.name}: {lacks}")
         port = free_ports(1)[0]
-        environ = {**os.environ, **self.environ}
-        environ.pop("PYTHONPATH", None)
+        environ = dict(os.environ)
+        if self.command is not _echo:
+            environ.pop("PYTHONPATH", None)
         process = Process(self.command(folder, port), folder / f"{self.name}.log", core=core, environ=environ)
 
         def listening() -> bool:
@@ -72,16 +72,19 @@ class Peer:
         return process, port
 
 
+def _python() -> str:
+    """The peers' own, or this one: websockets and Trio are the project's dependencies, too."""
+    return str(VENV_PYTHON.absolute()) if VENV_PYTHON.exists() else PYTHON
+
+
 def _python_peer(script: str) -> Callable[[Path, int], list[str]]:
-    return lambda folder, port: [str(VENV_PYTHON.absolute()), "-P", str(HERE / script), str(port)]
+    return lambda folder, port: [_python(), "-P", str(HERE / script), str(port)]
 
 
 def _package(*names: str) -> Callable[[], str]:
     def missing() -> str:
-        if not VENV_PYTHON.exists():
-            return "its environment is not made"
         code = "import " + ", ".join(names)
-        found = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, check=False)
+        found = subprocess.run([_python(), "-P", "-c", code], capture_output=True, check=False)
         return "" if found.returncode == 0 else f"{', '.join(names)} cannot be imported"
 
     return missing
@@ -91,7 +94,7 @@ def _package_version(name: str) -> Callable[[], str]:
     code = f"from importlib.metadata import version; print(version({name!r}))"
 
     def version() -> str:
-        done = subprocess.run([VENV_PYTHON, "-c", code], capture_output=True, text=True, check=False)
+        done = subprocess.run([_python(), "-P", "-c", code], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
     return version
@@ -195,6 +198,7 @@ PEERS: dict[str, Peer] = {
             _python_peer("socketify_uws.py"),
             _package("socketify"),
             _package_version("socketify"),
+            does=EVERYTHING - {STREAM},
         ),
         Peer(
             "Go gorilla",

@@ -20,6 +20,7 @@ async def handler(connection: ServerConnection) -> None:
     connections.add(connection)
     try:
         async for message in connection:
+            assert isinstance(message, str)
             if message.startswith("S "):
                 chunk, size = map(int, message.split()[1:])
                 data = bytes(chunk)
@@ -39,7 +40,9 @@ async def handler(connection: ServerConnection) -> None:
 
 async def main() -> None:
     """Serve until killed."""
-    await serve(handler, int(sys.argv[1]), host="127.0.0.1", compression=None, ping_interval=None, backlog=4096)
+    await serve(
+        handler, int(sys.argv[1]), host="127.0.0.1", compression=None, ping_interval=None, backlog=4096
+    )
 
 
 trio.run(main)

@@ -23,9 +23,17 @@ def running(bench: Bench, peer: Peer, devices: int) -> Iterator[tuple[Process, i
     """The server, its port, and a fleet for it."""
     folder = bench.subfolder()
     process, port = peer.start(folder, bench.server_core)
-    with process, Fleet(
-        devices, folder, core=bench.fleet_core, links=[peer.link], processes=bench.processes, seed=bench.seed
-    ) as fleet:
+    with (
+        process,
+        Fleet(
+            devices,
+            folder,
+            core=bench.fleet_core,
+            links=[peer.link],
+            processes=bench.processes,
+            seed=bench.seed,
+        ) as fleet,
+    ):
         fleet.configure(port, work="requests", login=False, request=peer.request.decode("latin-1"))
         yield process, port, fleet
 
@@ -111,7 +119,7 @@ def stream(bench: Bench, peer: Peer, *, receivers: int, chunk: int, seconds: flo
 
 
 def push(bench: Bench, peer: Peer, *, devices: int) -> Result:
-    """A message of 400 bytes to everyone, from the request to the last who has read it. Nothing is durable."""
+    """A message of 400 bytes to everyone, from the request to the last who has read it; nothing durable."""
     with running(bench, peer, devices) as (process, port, fleet):
         result = Result("push", peer.name, {"devices": devices, "kind": "fan-out only"})
         fleet.configure(port, work="stream", login=False, request="")
@@ -123,9 +131,7 @@ def push(bench: Bench, peer: Peer, *, devices: int) -> Result:
             meter = Meter(bench, process.pids(), fleet.pids())
             started_ns = time.monotonic_ns()
             speak.sendall(_order(peer))
-            counters = fleet.wait(
-                lambda counters: counters["pushes"].count, devices, "pushes", pause_s=0.1
-            )
+            counters = fleet.wait(lambda counters: counters["pushes"].count, devices, "pushes", pause_s=0.1)
             meter.read(result)
         result.limit = ""
         result.figure("all_have_read", (counters["pushes"].last_ns - started_ns) / 1e6, "ms")

@@ -22,4 +22,17 @@ SCENARIOS: dict[str, Scenario] = {
     "mixed": mixed,
 }
 
-__all__ = ["SCENARIOS", "Bench", "Scenario"]
+__all__ = [
+    "SCENARIOS",
+    "Bench",
+    "Scenario",
+    "big",
+    "campaign",
+    "durable",
+    "idle",
+    "login",
+    "mixed",
+    "push",
+    "report",
+    "stream",
+]

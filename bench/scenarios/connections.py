@@ -39,8 +39,7 @@ def _settled_bytes(world: World) -> int:
 
 
 def login(bench: Bench, *, devices: int = 19_000, opening: int = 512) -> list[Result]:
-    """A storm of logins: all devices for the first time (each is noted durably), and all of them again after a
-    restart of the gateway."""
+    """A storm of logins: all for the first time (each noted durably), and all again after a restart."""
     with bench.world(devices) as world, world.fleet(devices) as fleet:
         fleet.configure(world.gateway.device_port, work="idle", opening_max=opening)
         results = [_storm(bench, world, fleet, "new")]

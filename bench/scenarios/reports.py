@@ -1,9 +1,10 @@
-"""What devices say while they work: progress that is answered at once, transitions that are answered once durable."""
+"""What devices say while they work: progress, answered at once; transitions, answered once durable."""
 
 import time
 from typing import Any
 
 from ..fleet import Fleet
+from ..lateness import lateness
 from ..measure import Bench, Result, World
 from ..processes import wait_until
 
@@ -60,8 +61,8 @@ def _reports(world: World, fleet: Fleet, link: str, depth: int, seconds: float) 
 
 
 def durable(bench: Bench, *, devices: int = 10_000, rounds: int = 3) -> list[Result]:
-    """Transitions, each acknowledged after its fdatasync: three of each device in a batch, as fast as they go;
-    then again at half of the rate that came out."""
+    """Transitions, acknowledged after their fdatasync: three of each device, as fast as they go; then again
+    at half of the rate that came out."""
     results = []
     with (
         bench.world(devices, **{"upgrade.acknowledge_timeout_s": 120}) as world,
@@ -88,18 +89,18 @@ def _transitions(world: World, fleet: Fleet, firmware: str, rate: float) -> Resu
     batch = begin_upgrades(world, fleet, firmware)
     time.sleep(WARM_UP_S)  # the pushes are over
     fleet.reset()
-    meter = world.meter(fleet)
-    fleet.start()
     goal = fleet.count * TRANSITIONS
-    counters = fleet.wait(lambda counters: counters["answers"].count, goal, "acknowledgements")
-    meter.read(result)
+    with lateness(world) as late:
+        meter = world.meter(fleet)
+        fleet.start()
+        counters = fleet.wait(lambda counters: counters["answers"].count, goal, "acknowledgements")
+        meter.read(result)
     fleet.stop_work()
     tally = counters["answers"]
     result.figure("transitions", tally.count / max(tally.seconds, 1e-9), "/s")
     if result.server_cpu_s:
         result.figure("transitions_per_cpu_s", tally.count / result.server_cpu_s, "/CPU-s")
     result.latency("acknowledgement", fleet.histogram("answer"))
-    wait_until(
-        lambda: world.api.batch(batch["id"])["status"] != "in_progress", 60.0, "the end of the batch"
-    )
+    result.latency("lateness of the loop", late.histogram)
+    wait_until(lambda: world.api.batch(batch["id"])["status"] != "in_progress", 60.0, "the end of the batch")
     return result

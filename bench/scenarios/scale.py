@@ -1,59 +1,23 @@
 """Large numbers: a product of a million devices, and everything at once."""
 
-import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from .. import machine
 from ..fleet import Fleet
-from ..histogram import Histogram
-from ..machine import PYTHON
+from ..lateness import lateness
 from ..measure import Bench, Result, World
-from ..processes import BenchError, Process
+from ..processes import BenchError
 
-PROBE = Path(__file__).parent.parent / "probe.py"
-PROBE_INTERVAL_MS = 3
 WAVE_DEVICES = 15_000
 OTHERS = 200  # devices that report a version now and then, while the big things happen
 OTHERS_RATE = 200.0
 MIB = 2**20
 UPLOAD_BYTES = 100 * MIB
-
-
-class Lateness:
-    """The probe's pings while a block runs: `histogram` afterwards."""
-
-    def __init__(self) -> None:
-        self.histogram = Histogram()
-
-
-@contextmanager
-def lateness(world: World, number: int) -> Iterator[Lateness]:
-    """Measures how late the gateway's loop is, as device `number`, which must be nobody else."""
-    measured = Lateness()
-    process = Process(
-        [
-            *(PYTHON, "-P", str(PROBE), str(world.gateway.device_port), world.product),
-            *(str(number), str(PROBE_INTERVAL_MS)),
-        ],
-        world.folder / "probe.log",
-        core=world.bench.fleet_core,
-        pipes=True,
-    )
-    with process:
-        if process.output.readline() != b"ready\n":
-            process.kill()
-            raise BenchError(f"the probe did not start:\n{process.tail()}")
-        yield measured
-        process.input.close()
-        line = process.output.readline()
-        if line:
-            measured.histogram = Histogram.of(json.loads(line)["late_ns"])
 
 
 def activate(world: World, first: int, count: int) -> None:
@@ -67,9 +31,9 @@ def activate(world: World, first: int, count: int) -> None:
 
 
 @contextmanager
-def others(world: World, first: int) -> Iterator[Fleet]:
-    """A few devices that go on reporting versions, each acknowledged once durable."""
-    with world.fleet(OTHERS, first=first, processes=1) as fleet:
+def others(world: World) -> Iterator[Fleet]:
+    """A few devices of another product that go on reporting versions, each acknowledged once durable."""
+    with world.fleet(OTHERS, product=world.side_product(OTHERS), processes=1) as fleet:
         world.log_in(fleet, work="versions", rate=OTHERS_RATE)
         fleet.start()
         time.sleep(1.0)
@@ -79,20 +43,23 @@ def others(world: World, first: int) -> Iterator[Fleet]:
 
 
 def big(bench: Bench, *, devices: int = 1_000_000) -> list[Result]:
-    """A product of a million devices: registered, activated, a batch over all of them created and aborted while
-    others report; then a restart with it all."""
-    extra = OTHERS + 1
+    """A product of a million devices: registered, activated, a batch over all of them created and aborted
+    while others report; then a restart with it all."""
     results = []
     with bench.world(devices) as world:
         result = Result("big", "gateway", {"devices": devices, "step": "register"})
         result.figure("registering", world.registering_s, "s")
         results.append(result)
-        world.api.register(extra, first=devices, product=world.product)
         activate(world, 0, devices)
         firmware = world.firmware(MIB)
-        with others(world, devices) as fleet:
-            results.append(_big_step(world, fleet, devices, "create", lambda: world.api.create_batch(firmware)))
-            batch = "b1" if world.product == "bench" else _newest_batch(world)
+        with others(world) as fleet:
+            made: dict[str, Any] = {}
+            results.append(
+                _big_step(
+                    world, fleet, devices, "create", lambda: made.update(world.api.create_batch(firmware))
+                )
+            )
+            batch = str(made["id"])
             results.append(_big_step(world, fleet, devices, "abort", lambda: world.api.abort(batch)))
         if world.gateway.process is not None:
             result = Result("big", "gateway", {"devices": devices, "step": "restart"})
@@ -101,21 +68,14 @@ def big(bench: Bench, *, devices: int = 1_000_000) -> list[Result]:
     return results
 
 
-def _newest_batch(world: World) -> str:
-    page = world.api.call("GET", "/api/v1/batches", params={"product": world.product})
-    return str(page["items"][0]["id"])
-
-
-def _big_step(
-    world: World, fleet: Fleet, devices: int, step: str, act: Callable[[], Any]
-) -> Result:
+def _big_step(world: World, fleet: Fleet, devices: int, step: str, act: Callable[[], Any]) -> Result:
     """One request, with what others feel of it and for a while after."""
     result = Result("big", "gateway", {"devices": devices, "step": step})
     world.bench.say(f"{devices} devices: {step}")
     before = machine.private_bytes(world.pids())
     fleet.reset()
     meter = world.meter(fleet)
-    with lateness(world, devices + OTHERS) as late:
+    with lateness(world) as late:
         started = time.monotonic()
         act()
         answered = time.monotonic() - started
@@ -134,18 +94,16 @@ def mixed(
 ) -> list[Result]:
     """How late the loop is while a 100 MB image is uploaded, a batch of `devices` is created, lists are read
     and `downloads` devices download."""
-    total = devices + downloads + OTHERS + 1
-    with bench.world(total) as world:
+    with bench.world(devices + downloads) as world:
         activate(world, 0, devices)
-        first = devices
         firmware = world.firmware(16 * MIB)
         result = Result("mixed", "gateway", {"batch": devices, "downloads": downloads})
-        with world.fleet(downloads, first=first) as fleet, others(world, first + downloads) as reporting:
+        with world.fleet(downloads, first=devices) as fleet, others(world) as reporting:
             world.log_in(fleet, work="stream", chunk_size=65_536, verify=False)
             fleet.start()
             reporting.reset()
             meter = world.meter(fleet)
-            with lateness(world, total - 1) as late, _operators(world, seconds) as counts:
+            with lateness(world) as late, _operators(world, seconds) as counts:
                 bench.say("uploads, lists, a batch and downloads")
                 started = time.monotonic()
                 world.api.create_batch(firmware)

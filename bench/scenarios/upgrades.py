@@ -78,9 +78,7 @@ def stream(
     return results
 
 
-def _stream(
-    world: World, fleet: Fleet, firmware: str, link: str, chunk: int, seconds: float
-) -> Result:
+def _stream(world: World, fleet: Fleet, firmware: str, link: str, chunk: int, seconds: float) -> Result:
     result = Result(
         "stream", "gateway", {"link": link, "receivers": fleet.count, "chunk": f"{chunk // 1024} KiB"}
     )
@@ -91,9 +89,7 @@ def _stream(
     verified = fleet.wait(
         lambda counters: counters["downloads"].count, fleet.count, "first images", stall_s=60
     )
-    fleet.configure(
-        port, work="stream", chunk_size=chunk, verify=False, discard=True, read_bytes=262_144
-    )
+    fleet.configure(port, work="stream", chunk_size=chunk, verify=False, discard=True, read_bytes=262_144)
     fleet.start()
     time.sleep(WARM_UP_S)
     fleet.reset()

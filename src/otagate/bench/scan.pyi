@@ -1,0 +1,3 @@
+"""Where the fields of a JSON object stand."""
+
+def fields_of(text: bytes) -> dict[bytes, bytes] | None: ...

@@ -35,6 +35,20 @@ from otagate.store.interface import (
 )
 from otagate.store.lmdb import open_store
 from otagate.store.memory import MemoryStore
+from otagate.store.operators import (
+    AddToken,
+    AddWebhook,
+    Audited,
+    AuditNote,
+    ClearOutbox,
+    DeleteWebhook,
+    FinishDeliveries,
+    Keep,
+    RevokeToken,
+    SweepAnswers,
+    TellStalled,
+)
+from otagate.store.telling import EVENTS
 from otagate.upgrade.model import ENDED_STATES, BatchStatus, State
 
 PRODUCTS = ("lamp", "fan")
@@ -82,6 +96,39 @@ batch_changes = st.one_of(
 )
 
 
+def _audited(change: Change, key: int | None, at_ms: int) -> Audited:
+    kept = None if key is None else Keep(bytes([key]) * 32, b"p" * 32, 201, lambda outcome: b"answer")
+    note = AuditNote("target", {"key": key})
+    return Audited(change, at_ms, "ann", "admin", "::1", "act", lambda outcome: note, kept)
+
+
+names = st.sampled_from(["a", "b", "c"])
+operators_changes = st.one_of(
+    st.builds(
+        AddToken,
+        names,
+        st.sampled_from(["viewer", "admin"]),
+        st.binary(min_size=32, max_size=32),
+        times,
+        st.none() | times,
+    ),
+    st.builds(RevokeToken, st.sampled_from(["t1", "t2", "t3"]), times),
+    st.builds(_audited, fleet_changes, st.none() | st.integers(0, 3), times),
+    st.builds(SweepAnswers, times.map(lambda ms: ms + limits.kept_answer_ms)),
+    st.builds(
+        AddWebhook,
+        st.just("http://h/"),
+        st.sets(st.sampled_from(EVENTS), min_size=1).map(lambda events: tuple(sorted(events))),
+        st.just("s"),
+        times,
+    ),
+    st.builds(DeleteWebhook, st.sampled_from(["w1", "w2"])),
+    st.builds(ClearOutbox),
+    st.builds(FinishDeliveries, st.lists(st.tuples(st.integers(1, 4), st.integers(1, 20)), max_size=5)),
+    st.builds(TellStalled, batches, st.just(1000), st.just(1), times),
+)
+
+
 class Agreement(RuleBasedStateMachine):
     """One store of each engine in one process; Trio runs for each call."""
 
@@ -114,6 +161,10 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(changes=st.lists(fleet_changes, max_size=4))
     def change_the_fleet(self, changes: list[Change]) -> None:
+        self.commit(changes)
+
+    @rule(changes=st.lists(operators_changes, max_size=4))
+    def change_what_operators_have(self, changes: list[Change]) -> None:
         self.commit(changes)
 
     @rule(changes=st.lists(batch_changes, max_size=3))
@@ -183,6 +234,12 @@ async def _reads(store: Engine) -> list[Any]:
         await store.images(),
         await store.newest_time_ms(),
         await store.get_setting("token"),
+        await store.tokens(),
+        await store.list_audit(limit=50),
+        await store.check_audit(),
+        [await store.kept_answer(bytes([key]) * 32) for key in range(4)],
+        await store.webhooks(),
+        [await store.deliveries(webhook, limit=100) for webhook in range(1, 5)],
         await store.devices_by_number(NUMBERS),
         await store.newest_upgrades(NUMBERS),
         await store.upgrades([(device, batch) for device in NUMBERS for batch in BATCHES]),

@@ -1,5 +1,6 @@
 """The checker finds what is wrong: each kind of damage, done by hand to a sound store."""
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +12,50 @@ from builders import T0, begin, firmware, fleet, move, open_batch, row
 from otagate import limits
 from otagate.store import records, tables
 from otagate.store.check import check, check_progress, main
-from otagate.store.interface import ClaimDevices, DeleteFirmware, EndBatch
+from otagate.store.interface import ClaimDevices, DeleteFirmware, EndBatch, PutSetting
 from otagate.store.lmdb import open_store
 from otagate.store.memory import MemoryStore
+from otagate.store.operators import AddToken, AddWebhook, Audited, AuditNote, Keep, TellStalled
 from otagate.store.tables import Transaction, device_key, pair_key, slice_key, u32_key, u64_key
+from otagate.store.telling import EVENTS
 from otagate.upgrade.model import State
 
 U64 = u64_key.pack
 
 
 async def sound() -> MemoryStore:
-    """Devices 1-6; batch 1 ended, 2 in progress with devices 1 and 2, 3 in creation with 3."""
+    """Devices 1-6; batch 1 ended, 2 in progress with devices 1 and 2, 3 in creation with 3; operators."""
     store = MemoryStore()
     await fleet(store, 6)
     await open_batch(store, [1, 2], [3])
     await store.commit([move(1, row(State.FAILED)), EndBatch(1, "aborted", T0)])
     await open_batch(store, [1, 2])
     await store.commit([begin(), ClaimDevices(3, [3], T0)])
+    await store.commit([AddToken("a", "admin", b"h" * 32, T0), AddWebhook("http://h/", EVENTS, "s", T0)])
+    await store.commit([audited(1), audited(2), audited(3), TellStalled(2, 1000, 1, T0)])
     return store
+
+
+def audited(number: int) -> Audited:
+    """Something that is written down, with an answer."""
+    keep = Keep(bytes([number]) * 32, b"", 200, lambda outcome: b"")
+    note = AuditNote(str(number))
+    return Audited(PutSetting("s", b""), T0, "ann", "admin", "", "act", lambda outcome: note, keep)
+
+
+def forge(transaction: Transaction) -> None:
+    """Change what an entry says, and its own hash with it."""
+    value = transaction.get(tables.AUDIT, U64(2))
+    assert value is not None
+    json = value[32:].replace(b'"ann"', b'"bob"')
+    transaction.put(tables.AUDIT, U64(2), hashlib.sha256(json).digest() + json)
+
+
+def scribble(transaction: Transaction) -> None:
+    """Change what an entry says."""
+    value = transaction.get(tables.AUDIT, U64(2))
+    assert value is not None
+    transaction.put(tables.AUDIT, U64(2), value.replace(b'"ann"', b'"bob"'))
 
 
 async def test_a_sound_store_has_nothing() -> None:
@@ -74,6 +101,17 @@ DAMAGES: list[tuple[str, Callable[[Transaction], None]]] = [
     ("identifiers", lambda t: t.delete(tables.DEVICES, device_key.pack(1, 4))),
     ("counts 6 devices and has 5", lambda t: t.delete(tables.DEVICES, device_key.pack(1, 4))),
     ("device 6 exists and the last number given is 5", lambda t: t.put(tables.META, b"device", U64(5))),
+    ("the audit log is broken at entry 2", scribble),
+    ("the audit log is broken at entry 3", forge),
+    ("the audit log is broken at entry 2", lambda t: t.delete(tables.AUDIT, U64(2))),
+    ("the audit log is broken at entry 3", lambda t: t.delete(tables.AUDIT, U64(3))),
+    ("the audit log is broken at entry 1", lambda t: t.delete(tables.AUDIT, U64(1))),
+    ("the audit log is broken at entry 4", lambda t: t.delete(tables.META, tables.AUDIT_HEAD_KEY)),
+    ("audit 3 exists and the last number", lambda t: t.put(tables.META, b"audit", U64(2))),
+    ("token 1 exists and the last number", lambda t: t.delete(tables.META, b"token")),
+    ("the times of kept answers differ", lambda t: t.delete(tables.ANSWERS, b"\1" * 32)),
+    ("4 kept answers are counted", lambda t: t.put(tables.META, tables.KEPT_ANSWERS_KEY, U64(4))),
+    ("w1 counts 1 deliveries and has 0", lambda t: t.delete(tables.OUTBOX, pair_key.pack(1, 1))),
     ("there are devices without a product", lambda t: t.delete(tables.PRODUCTS, b"lamp")),
 ]
 

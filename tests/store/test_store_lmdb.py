@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 import trio
-from builders import fleet, move, one, open_batch, product, register, row
+from builders import T0, fleet, move, one, open_batch, product, register, row
 
 from otagate import limits
 from otagate.errors import CommitFailed, Conflict, SchemaTooNew, StoreError
@@ -20,7 +20,8 @@ from otagate.store import lmdb as engine
 from otagate.store import stretches, tables
 from otagate.store.check import check_invariants, main
 from otagate.store.interface import PutSetting, Store, Transitioned
-from otagate.store.lmdb import LmdbStore, open_store
+from otagate.store.lmdb import LmdbStore, open_store, view_folder
+from otagate.store.operators import AddToken
 from otagate.upgrade.model import State
 
 MAP_BYTES = 64 * limits.MIB
@@ -307,3 +308,33 @@ async def test_a_killed_writer_leaves_whole_groups_and_nothing_it_told_is_lost(
     )
     assert b"OK" in verify.stdout
     assert main([str(data_dir)]) == 0
+
+
+async def test_the_first_schema_is_carried_forward(data_dir: Path) -> None:
+    """A store as the first schema left it: no tables of operators, the admin token as a setting."""
+    store = opened(data_dir)
+    await one(store, product())
+    await one(store, PutSetting("admin_token_sha256", b"h" * 32))
+    await store.close()
+    with lmdb.open(str(data_dir / "store"), max_dbs=30) as environment:
+        for name in (tables.TOKENS, tables.AUDIT, tables.ANSWERS, tables.WEBHOOKS, tables.OUTBOX):
+            handle = environment.open_db(name.encode())
+            with environment.begin(write=True) as txn:
+                txn.drop(handle)
+        meta = environment.open_db(b"meta")
+        with environment.begin(write=True) as txn:
+            txn.put(tables.SCHEMA_KEY, tables.u64_key.pack(1), db=meta)
+    with pytest.raises(StoreError, match="has schema 1: `otagate serve` carries it forward"):
+        view_folder(data_dir).__enter__()
+    for _ in range(2):
+        store = opened(data_dir)
+        (token,) = await store.tokens()
+        assert (token.id, token.name, token.role, token.sha256) == ("t1", "first", "admin", b"h" * 32)
+        assert token.created_at_ms > 0
+        assert await store.get_setting("admin_token_sha256") is None
+        assert await store.get_product("lamp") is not None
+        assert check_invariants(store) == []
+        await store.close()
+    store = opened(data_dir)
+    assert (await one(store, AddToken("new", "viewer", b"n" * 32, T0))).id == "t2"
+    await store.close()

@@ -3,8 +3,9 @@
     python -m otagate.store.check DATA      prints what it finds; exit code 1 if there is anything
 
 The checker looks at tables, not at the rules that wrote them: it counts rows again, looks each index up
-from both sides, and follows every number to its record. Invariant 3 (an attempt never goes back, what has
-ended stays) is about two moments: `moments` of both, and `check_progress` between them.
+from both sides, follows every number to its record, and the audit log along its chain. Invariant 3 (an
+attempt never goes back, what has ended stays) is about two moments: `moments` of both, and `check_progress`
+between them.
 """
 
 import sys
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from otagate.store import records, tables
+from otagate.store import check_operators, records, tables
 from otagate.store.changes_batches import BATCH_NUMBERS
 from otagate.store.changes_fleet import DEVICE_NUMBERS, FIRMWARE_NUMBERS, PRODUCT_NUMBERS
 from otagate.store.engine import Engine
@@ -39,6 +40,7 @@ def check(view: View) -> list[str]:
         *_check_firmware(view),
         *_check_batches(snapshot),
         *_check_rows(snapshot),
+        *check_operators.check(snapshot),
     ]
 
 
@@ -81,7 +83,7 @@ def _check_numbers(view: View) -> Iterator[str]:
         DEVICE_NUMBERS: [u64_key.unpack(key)[0] for key, _ in _all(view, tables.OWNERS)],
         FIRMWARE_NUMBERS: [u64_key.unpack(key)[0] for key, _ in _all(view, tables.FIRMWARE)],
         BATCH_NUMBERS: [u64_key.unpack(key)[0] for key, _ in _all(view, tables.BATCHES)],
-    }
+    } | check_operators.given_numbers(view)
     for kind, given in numbers.items():
         value = view.get(tables.META, kind)
         last = 0 if value is None else u64_key.unpack(value)[0]

@@ -64,7 +64,11 @@ class Gateway:
         command += ["--admin-listen", f"127.0.0.1:{self.admin_port}"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._ready, f"for a gateway; {self._folder / 'log'}")
+        try:
+            wait_for(self._ready, f"for a gateway; {self._folder / 'log'}")
+        except BaseException:
+            end(self._process)
+            raise
 
     def stop(self) -> None:
         """End the gateway; its devices try to come back."""
@@ -182,10 +186,10 @@ class Console:
         if not request.url.startswith((self.gateway.url, "data:", f"blob:{self.gateway.url}")):
             self.faults.append(f"asked {urlsplit(request.url).netloc} for {request.url}")
 
-    def log_in(self) -> None:
-        """From the login page to the overview."""
+    def log_in(self, token: str | None = None) -> None:
+        """From the login page to the overview; with the admin's token unless another is given."""
         self.page.goto(self.gateway.url)
-        self.page.locator("input[name=token]").fill(self.gateway.token)
+        self.page.locator("input[name=token]").fill(token or self.gateway.token)
         self.page.locator("button[type=submit]").click()
         self.page.locator("nav.nav").wait_for(state="attached")
 

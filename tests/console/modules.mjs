@@ -207,6 +207,17 @@ test("a session's requests carry the CSRF token when they change something, a to
   setCredentials(null, null);
 });
 
+test("a CSRF token of another tab's session is taken over, once", async () => {
+  const refused = () => refusal(403, { code: "csrf", message: "" });
+  setCredentials(null, "old");
+  const asked = answering(refused(), Response.json({ csrf: "new" }), Response.json({ done: 1 }));
+  assert.deepEqual(await api.post("/products", {}), { done: 1 });
+  assert.deepEqual(asked.map(({ headers }) => headers["X-CSRF-Token"]), ["old", undefined, "new"]);
+  answering(refused(), Response.json({ csrf: "new" }));
+  await assert.rejects(api.post("/products", {}), { code: "csrf" });
+  setCredentials(null, null);
+});
+
 test("a creation that was not answered is asked for under the same key, any other under a new one", async () => {
   const lost = new TypeError("failed to fetch");
   const asked = answering(lost, Response.json({}), Response.json({}), refusal(409, { code: "conflict", message: "" }), Response.json({}));

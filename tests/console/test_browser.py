@@ -86,6 +86,26 @@ def test_log_out_forgets(console: Open) -> None:
     assert shown.gateway.token not in stored
 
 
+def test_roles(browser: Browser, gateway: Gateway) -> None:
+    """What a token may not do is not offered."""
+    offered = {}
+    for role in ("viewer", "operator", "admin"):
+        made = gateway.call("POST", "/tokens", json={"name": f"{role} of the console", "role": role})
+        shown = Console(browser, gateway)
+        shown.log_in(made["token"])
+        buttons = []
+        for place in ("products", "devices", "firmware", "batches"):
+            shown.show(place)
+            buttons.append(shown.page.locator(".page-head .actions > *").count())
+        offered[role] = (buttons, shown.page.locator(".nav-group").count())
+        shown.close()
+    assert offered == {
+        "viewer": ([0, 0, 0, 0], 0),
+        "operator": ([0, 1, 1, 1], 0),
+        "admin": ([1, 1, 1, 1], 1),
+    }
+
+
 def test_language_and_theme_are_remembered(console: Open) -> None:
     shown = console()
     shown.page.get_by_label("Language").select_option("zh")

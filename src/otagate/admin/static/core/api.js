@@ -54,6 +54,17 @@ export function errorOf(status, text) {
 
 const unreachable = () => new ApiError(0, { code: "unreachable", message: t("error.unreachable") });
 
+// Another tab that logged in has given this browser another session; its CSRF token is asked for once.
+async function renewed() {
+  const before = credentials.csrf;
+  try {
+    credentials.csrf = (await json(await send("GET", "/session"))).csrf;
+  } catch {
+    return false;
+  }
+  return credentials.csrf !== before;
+}
+
 /** Send and give the Response of a success; throws ApiError, and AbortError when `signal` says so. */
 export async function send(method, path, { query, body, headers, signal } = {}) {
   let response;
@@ -68,6 +79,7 @@ export async function send(method, path, { query, body, headers, signal } = {}) 
   }
   if (response.ok) return response;
   const error = errorOf(response.status, await response.text());
+  if (error.code === "csrf" && credentials.csrf && (await renewed())) return send(method, path, { query, body, headers, signal });
   if (error.status === 401 && path !== "/session") listeners.forEach((listener) => listener());
   throw error;
 }

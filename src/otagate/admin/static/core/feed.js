@@ -41,11 +41,14 @@ export function listen({ streams, query, handlers, refresh }) {
   let timer = 0;
   let retry = 0;
   let ended = false;
+  let opened = false;
 
   async function ask() {
     try {
       await refresh();
-      if (!ended) showFeed(source ? LIVE : POLLING);
+      if (ended) return;
+      if (!source) showFeed(POLLING);
+      else if (source.readyState === EventSource.OPEN) showFeed(LIVE);
     } catch {
       if (!ended) showFeed(RECONNECTING);
     }
@@ -61,7 +64,6 @@ export function listen({ streams, query, handlers, refresh }) {
 
   function open() {
     source = new EventSource(address("/events", query), { withCredentials: false });
-    let opened = false;
     source.onopen = () => {
       if (opened) ask();
       opened = true;

@@ -53,6 +53,7 @@ export function AuditPage({ query }) {
 
 function detailsOf(details) {
   if (details === null || details === undefined) return "–";
-  const text = typeof details === "string" ? details : JSON.stringify(details);
-  return text === "{}" ? "–" : text;
+  if (typeof details !== "object") return String(details);
+  const shown = Object.entries(details).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  return shown.join(" · ") || "–";
 }

@@ -5,7 +5,7 @@ import { listen } from "../core/feed.js";
 import { operates } from "../core/fleet.js";
 import { number, time } from "../core/format.js";
 import { lookUp, record, samplesOf } from "../core/history.js";
-import { t } from "../core/i18n.js";
+import { language, t } from "../core/i18n.js";
 import { href, setQuery } from "../core/router.js";
 import { save } from "../core/save.js";
 import { html, useEffect, useMemo, useRef, useState } from "../core/view.js";
@@ -118,7 +118,7 @@ function Progress({ batch }) {
     { label: t("batch.not_ended"), tone: "open", values: samples.map((sample) => sample[3]) },
     { label: t("batch.failed"), tone: "failed", values: samples.map((sample) => sample[2]) },
     { label: t("batch.succeeded"), tone: "succeeded", values: samples.map((sample) => sample[1]) },
-  ], [samples, t("batch.failed")]);
+  ], [samples, language()]);
   return html`<div class="panel stack">
     <div class="section-head"><h2>${t("batch.progress")}</h2><span class="quiet">${t("batch.done", { share: done(batch.counts) })}</span></div>
     <${Funnel} counts=${batch.counts} />

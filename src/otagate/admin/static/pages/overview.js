@@ -3,7 +3,7 @@
 import { api, explain } from "../core/api.js";
 import { listen } from "../core/feed.js";
 import { bytes, number, rate, shortTime } from "../core/format.js";
-import { t } from "../core/i18n.js";
+import { language, t } from "../core/i18n.js";
 import { href } from "../core/router.js";
 import { html, useEffect, useMemo, useRef, useState } from "../core/view.js";
 import { Chart } from "../parts/chart.js";
@@ -83,11 +83,11 @@ export function OverviewPage({ gateway }) {
 
   const times = useMemo(() => samples.map(([at]) => at), [samples]);
   const column = (index) => samples.map((sample) => sample[index]);
-  const online = useMemo(() => [{ label: t("overview.devices_online"), tone: "succeeded", values: column(1) }], [samples, t("nav.overview")]);
+  const online = useMemo(() => [{ label: t("overview.devices_online"), tone: "succeeded", values: column(1) }], [samples, language()]);
   const rates = useMemo(() => [
     { label: t("overview.logins"), tone: "upgrading", values: column(2) },
     { label: t("overview.pushes"), tone: "pushed", values: column(3) },
-  ], [samples, t("nav.overview")]);
+  ], [samples, language()]);
   const newest = samples.at(-1);
   return html`
     <${Head} title=${t("nav.overview")} />

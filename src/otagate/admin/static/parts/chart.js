@@ -49,7 +49,7 @@ export function Chart({ title, times, series, stacked, format = number, height =
   useEffect(() => {
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), size: 4 }, font: `12px ${getComputedStyle(document.body).fontFamily}` };
     const options = {
-      width: box.current.clientWidth || 300, height, legend: { show: false }, padding: [8, 8, 0, 0],
+      width: box.current.clientWidth || 300, height, legend: { show: false }, padding: [8, 20, 0, 0],
       cursor: { y: false, drag: { x: false, y: false }, points: { show: !stacked } },
       scales: { y: { range: (_, low, high) => [0, Math.max(most ?? 0, high * 1.05, 1)] } },
       axes: [

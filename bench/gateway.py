@@ -31,6 +31,10 @@ class Api:
             base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=timeout, trust_env=False
         )
 
+    def close(self) -> None:
+        """No more requests."""
+        self._client.close()
+
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Json:
         """One request, one JSON answer."""
         if body is not None:
@@ -131,7 +135,8 @@ class Gateway:
         return self.process.pids() if self.process is not None else []
 
     def stop(self) -> None:
-        """End it, if it is ours."""
+        """End the process, if it is ours, and our requests to it."""
+        self.api.close()
         if self.process is not None:
             self.process.stop()
 

@@ -117,7 +117,7 @@ class Meter:
 def limit_of(wall_s: float, server_cpu_s: float, fleet_cpu_s: float, fleet_cores: int = 1) -> str:
     """Who kept it from going faster."""
     if server_cpu_s >= BUSY * wall_s:
-        return "gateway"
+        return "server"
     if fleet_cpu_s >= BUSY * wall_s * fleet_cores:
         return "fleet"
     return "neither"

@@ -96,6 +96,8 @@ def bench_of(arguments: argparse.Namespace) -> Iterator[Bench]:
         try:
             yield bench
         finally:
+            if attached is not None:
+                attached.stop()
             if arguments.keep:
                 console.print(f"kept: {folder}")
             else:

@@ -421,6 +421,12 @@ cdef class Fleet:
         memset(&self.engine.answer_ns, 0, sizeof(Histogram))
         memset(&self.engine.upgrade_ns, 0, sizeof(Histogram))
 
+    def faults(self):
+        """The fault of each device, by its place in the list of names (0: none), and the names are
+        none, drop, corrupt, fail, silent, slow, storm."""
+        cdef uint32_t i
+        return tuple(self.engine.devices[i].fault for i in range(self.engine.count))
+
     def counters(self):
         """Everything that was counted; tallies as {count, first_ns, last_ns}."""
         cdef uint32_t i

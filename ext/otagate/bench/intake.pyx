@@ -114,11 +114,12 @@ cdef ssize_t take_binary(
     if not engine.settings.login:
         device.frame_left = header.length
         return header.size
+    if header.length <= CHUNK_HEADER_BYTES or not header.fin:
+        protocol_error(engine, b"a binary message that is no chunk")
+        return BROKEN
     if size < CHUNK_HEADER_BYTES:
         return 0
-    if header.length <= CHUNK_HEADER_BYTES or not header.fin or not chunk_begin(
-        engine, device, payload, header.length - CHUNK_HEADER_BYTES
-    ):
+    if not chunk_begin(engine, device, payload, header.length - CHUNK_HEADER_BYTES):
         return BROKEN
     device.frame_left = header.length - CHUNK_HEADER_BYTES
     return header.size + CHUNK_HEADER_BYTES

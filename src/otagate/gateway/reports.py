@@ -216,6 +216,7 @@ class Reports:
             or batch is None
             or batch.ended
             or upgrade.row.state not in RUNNING_STATES
+            or self._upgrades.is_being_pushed(device)  # its message has not left: this is about one before
             or batch.record.firmware_id != message.firmware
         ):
             self._refuse_fetch(

@@ -23,4 +23,6 @@ export const limits = {
   retry_interval_minutes_max: 4_320,
   bulk_devices_max: 1_000_000,
   page_items_max: 1_000,
+  token_name_chars_max: 100,
+  token_days_max: 3_650,
 };

@@ -111,7 +111,7 @@ function Summary({ firmware, directed, selected, busy }) {
   const text = count === undefined
     ? t("batch.counting")
     : count === 0 && !directed ? t("selection.none") : `${some}${t("batch.summary", { count, bytes: bytes(count * firmware.size) })}`;
-  return html`<div class="panel row narrow">
+  return html`<div class="panel row narrow foot">
     <span role="status"><b>${text}</b>${directed && eligible && html`<br /><span class="quiet">${t("batch.eligible", { count: eligible.count })}${eligible.complete ? "" : "+"}</span>`}</span>
     <span class="actions end"><button type="submit" class="primary" disabled=${busy || count === 0}>${busy ? t("batch.creating") : t("batch.begin")}</button></span>
   </div>`;

@@ -3,6 +3,7 @@
 import { api, part } from "../core/api.js";
 import { shortTime } from "../core/format.js";
 import { t } from "../core/i18n.js";
+import { limits } from "../core/limits.js";
 import { Broken, wholeNumber } from "../core/validation.js";
 import { html, useState } from "../core/view.js";
 import { ask, Dialog, say, Secret } from "../parts/dialog.js";
@@ -11,7 +12,6 @@ import { Head } from "../parts/page.js";
 import { Empty, ListTable, useList } from "../parts/table.js";
 
 const ROLES = ["viewer", "operator", "admin"];
-const DAYS_MAX = 3650;
 
 export function TokensPage() {
   const list = useList("/tokens");
@@ -47,13 +47,13 @@ export function TokensPage() {
 function days(value) {
   if (value === "") return null;
   const whole = wholeNumber(value);
-  if (!(whole >= 1 && whole <= DAYS_MAX)) throw new Broken("expires_in_days");
+  if (!(whole >= 1 && whole <= limits.token_days_max)) throw new Broken("expires_in_days");
   return whole;
 }
 
 function named(value) {
   const name = value.trim();
-  if (name.length < 1 || name.length > 100) throw new Broken("token_name");
+  if (name.length < 1 || [...name].length > limits.token_name_chars_max) throw new Broken("token_name");
   return name;
 }
 
@@ -73,7 +73,7 @@ function Create({ onClose, onDone }) {
     <form class="form" ref=${form.element} onSubmit=${(event) => form.submit(event, create)}>
       <${TextField} form=${form} name="name" label=${t("token.name")} hint=${t("token.name_hint")} autofocus />
       <${Choices} form=${form} name="role" label=${t("token.role")} options=${ROLES.map((role) => [role, t(`role.${role}`), t(`role.${role}_hint`)])} />
-      <${NumberField} form=${form} name="expires_in_days" label=${t("token.expires_in")} unit=${t("unit.days")} hint=${t("token.expires_hint")} least=${1} most=${DAYS_MAX} />
+      <${NumberField} form=${form} name="expires_in_days" label=${t("token.expires_in")} unit=${t("unit.days")} hint=${t("token.expires_hint")} least=${1} most=${limits.token_days_max} />
       <${Failure} text=${form.failure} />
       <div class="actions"><button type="button" onClick=${onClose}>${t("action.cancel")}</button>
         <button type="submit" class="primary" disabled=${form.busy}>${t("token.create")}</button></div>

@@ -31,7 +31,7 @@ export function WebhooksPage() {
     },
   });
   const columns = [
-    { key: "url", label: t("webhook.url"), cell: ({ url }) => html`<${Clip} text=${url} />` },
+    { key: "url", label: t("webhook.url"), class: "wide", cell: ({ url }) => html`<${Clip} text=${url} />` },
     { key: "events", label: t("webhook.events"), cell: ({ events }) => html`<span class="row">${events.map((event) => html`<span class="tag">${t(`event.${event}`)}</span>`)}</span>` },
     { key: "actions", label: "", class: "actions-cell", cell: (webhook) => html`
       <button class="plain" onClick=${() => test(webhook)}>${t("webhook.test")}</button>

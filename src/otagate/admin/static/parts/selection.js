@@ -80,7 +80,7 @@ function Pick({ firmware, selected, setSelected }) {
   const names = items.map(({ identifier }) => identifier);
   const whole = names.length > 0 && names.every((name) => selected.has(name));
   const columns = [
-    { key: "pick", label: t("selection.pick"), cell: ({ identifier }) => html`<input type="checkbox" checked=${selected.has(identifier)}
+    { key: "pick", label: t("selection.pick"), class: "tight", cell: ({ identifier }) => html`<input type="checkbox" checked=${selected.has(identifier)}
       aria-label=${t("selection.pick_one", { identifier })} onChange=${(event) => toggle([identifier], event.currentTarget.checked)} />` },
     { key: "identifier", label: t("device.identifier"), cell: ({ identifier }) => html`<span class="mono"><${Clip} text=${identifier} /></span>` },
     { key: "name", label: t("device.name"), cell: ({ name }) => html`<${Clip} text=${name} />` },

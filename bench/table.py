@@ -31,6 +31,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--peers", type=options.peer_names, default=tuple(PEERS), help="names, by `;` (all)")
     parser.add_argument("--small", action="store_true", help="a tenth of everything: to try it")
     parser.add_argument("--table", type=Path, metavar="FILE", help="the table as Markdown")
+    parser.add_argument("--into", type=Path, metavar="FILE", help="a page that has a place for the table")
     options.add_common(parser)
     parser.set_defaults(run=run, repeat=None)
     words = "ratios with wide margins, in under two minutes"
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(text)
     if arguments.table:
         arguments.table.write_text(text)
+    if arguments.into:
+        arguments.into.write_text(replaced(arguments.into.read_text(), text))
     if arguments.json:
         arguments.json.write_text(machine.as_json({**report.as_dict(), "rows": rows_as_dicts(rows)}))
     if arguments.report:
@@ -173,6 +176,18 @@ def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+PLACE_START, PLACE_END = "<!-- table: written by tools/bench table -->", "<!-- end of table -->"
+
+
+def replaced(page: str, table: str) -> str:
+    """The page with the table in its place. BenchError if it has no place for one."""
+    before, start, rest = page.partition(PLACE_START)
+    _, end, after = rest.partition(PLACE_END)
+    if not start or not end:
+        raise BenchError(f"the page has no {PLACE_START}")
+    return f"{before}{start}\n\n{table}\n{end}{after}"
 
 
 # -- short -------------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from bench.measure import Bench, Figure, Result, limit_of, merge
 from bench.peers import PEERS
+from bench.processes import BenchError
 from bench.report import Report, markdown_table, number
 from bench.rows import FULL, PARTS, SMALL, Row
 from bench.scenarios import SCENARIOS
-from bench.table import measure, rows_as_dicts, table_markdown, verdict
+from bench.table import PLACE_END, PLACE_START, measure, replaced, rows_as_dicts, table_markdown, verdict
 
 from bench import cli, machine
 
@@ -107,6 +108,18 @@ def test_every_scenario_is_a_command_with_its_parameters() -> None:
     parsed = cli.parser().parse_args(["campaign", "--faults", "drop=0.1,slow=0.2", "--devices", "5"])
     assert parsed.faults == {"drop": 0.1, "slow": 0.2}
     assert parsed.devices == 5
+
+
+def test_a_table_goes_to_its_place_in_a_page() -> None:
+    page = f"# Page\n{PLACE_START}\nold\n{PLACE_END}\nmore\n"
+    once = replaced(page, "new\n")
+    assert "old" not in once
+    assert "new" in once
+    assert once.endswith(f"{PLACE_END}\nmore\n")
+    assert replaced(once, "new\n") == once
+    with pytest.raises(BenchError, match="no <!-- table"):
+        replaced("nothing", "new")
+    assert PLACE_START in Path("docs/performance.md").read_text()
 
 
 def test_only_gateways_of_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -47,13 +47,18 @@ def _push(world: World, fleet: Fleet, firmware: str) -> Result:
 
 
 def _free(world: World, devices: int) -> bool:
-    """Whether no upgrade of an aborted batch is left: the last device is eligible again."""
-    firmware = world.api.call("GET", "/api/v1/firmware", params={"product": world.product})["items"][0]
-    path = f"/api/v1/products/{world.product}/devices"
-    page = world.api.call(
-        "GET", path, params={"eligible_for": firmware["id"], "q": f"d{devices - 1}", "limit": 1}
-    )
-    return bool(page["items"])
+    """Whether no upgrade of an aborted batch is left: the last device is eligible again. Pages may be short
+    of items and still have a next one."""
+    query = {"product": world.product}
+    firmware = world.api.call("GET", "/api/v1/firmware", params=query)["items"][0]["id"]
+    options = {"eligible_for": firmware, "q": f"d{devices - 1}", "limit": 1}
+    cursor = ""
+    while True:
+        target = f"/api/v1/products/{world.product}/devices"
+        page = world.api.call("GET", target, params={**options, **({"cursor": cursor} if cursor else {})})
+        if page["items"] or page["next"] is None:
+            return bool(page["items"])
+        cursor = page["next"]
 
 
 def stream(

@@ -148,6 +148,9 @@ class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Annotated[Address, _about("Where operators connect. Plain HTTP: keep it on this machine.")] = (
         Address("127.0.0.1:7780")
     )
+    metrics_token: Annotated[
+        bool, _about("Whether GET /metrics asks for a token, of any role. Without it everybody may scrape.")
+    ] = False
     drain_timeout_s: Annotated[
         int, _whole(0, 600, "seconds", "From SIGTERM to exit: what still runs then is cut off.")
     ] = limits.drain_timeout_ms // 1000
@@ -232,6 +235,8 @@ SECTIONS: dict[str, type[Struct]] = {
     "log": Log,
 }
 
+        if kind is bool:
+            return "true or false"
 
 def _keys() -> dict[str, _Key]:
     keys = {}

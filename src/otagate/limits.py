@@ -153,6 +153,10 @@ overview_interval_ms = 5_000
 overview_samples_max = 120  # ten minutes
 export_rows = 200  # of an export in memory at a time: about 3 ms of the loop
 
+# -- health ----------------------------------------------------------------------------------------
+health_stall_ms = 30_000  # no turn of the pump, no end of a commit: something hangs
+map_left_bytes_min = 16 * MIB  # a commit copies some pages before it frees others
+
 # -- logs ------------------------------------------------------------------------------------------
 log_field_chars_max = 512  # of one field: what a peer says must not fill the disk
 log_lines_per_second_max = 10  # of one event that peers can cause at will; the rest is counted

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from otagate.admin import build, serve
+from otagate.admin.metrics import Requests, make_operation
 from otagate.admin.routes import OPERATIONS
 from otagate.gateway import views
 from otagate.gateway.views_operators import CreateTokenRequest
@@ -28,7 +29,7 @@ def documented(method: str, path: str) -> set[int]:
     parts = path.partition("?")[0].split("/")
     at_path = [
         operation
-        for operation in OPERATIONS
+        for operation in (*OPERATIONS, make_operation(Requests()))
         if len(own := operation.path.split("/")) == len(parts)
         and all(a == b or (a.startswith("{") and b) for a, b in zip(own, parts, strict=True))
     ]

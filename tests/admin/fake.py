@@ -15,6 +15,7 @@ from otagate.gateway import views
 from otagate.gateway import views_operators as operators
 from otagate.gateway.access import Access, Session, hash_of
 from otagate.gateway.acts import Repeats
+from otagate.openmetrics import Family, Sample
 from otagate.store.operators import Token
 
 TOKEN = "a-token-for-tests"
@@ -116,14 +117,22 @@ class FakeService:
         self.subscribed = trio.Event()
         self.busy = False
 
+        self.metrics_need_token = False
     def session(self, session: Session) -> operators.SessionView:
         return operators.SessionView(session.token.name, session.token.role, session.csrf, NOW)
 
     async def _nothing_kept(self, key: bytes) -> None:
         return None
 
-    def ready(self) -> list[str]:
-        return self.reasons
+    def live(self) -> list[views.CheckView]:
+        return [views.CheckView("pump", True, "")]
+
+    def ready(self) -> list[views.CheckView]:
+        bad = [views.CheckView("listeners", False, reason) for reason in self.reasons]
+        return bad or [views.CheckView("listeners", True, "")]
+
+    async def metrics(self) -> list[Sample]:
+        return [Sample(Family("otagate_made_up", "gauge", "Nothing."), 1)]
 
     def _page(self, call: str, found: list[Any], **filters: Any) -> views.Page[Any]:
         if self.broken:

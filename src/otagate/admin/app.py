@@ -18,6 +18,7 @@ from otagate.admin import console, faults
 from otagate.admin.auth import admit
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
+from otagate.admin.metrics import Requests, make_operation
 from otagate.admin.openapi import document
 from otagate.admin.operations import JSON, Call, Operation, Reply
 from otagate.admin.queries import NoQuery, parse
@@ -31,12 +32,15 @@ log = logs.get("admin")
 
 def build(service: Service) -> Starlette:
     """The application. It holds nothing of its own: all state is the service's."""
-    described = _with_document(OPERATIONS)
+    requests = Requests()
+    described = _with_document((*OPERATIONS, make_operation(requests)))
     paths: dict[str, dict[str, Operation]] = {}
     for operation in described:
         paths.setdefault(operation.path, {})[operation.method] = operation
-    routes = [Route(path, Endpoint(service, methods), name=path) for path, methods in paths.items()]
-    routes.append(Route(console.ASSETS.path, Endpoint(service, {"GET": console.ASSETS})))
+    paths[console.ASSETS.path] = {"GET": console.ASSETS}
+    routes = [
+        Route(path, Endpoint(service, path, methods, requests), name=path) for path, methods in paths.items()
+    ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     app.router.default = unknown_path
@@ -65,14 +69,25 @@ def _with_document(operations: Sequence[Operation]) -> list[Operation]:
 class Endpoint:
     """The operations of one path, by method; HEAD is served as GET whose body is dropped."""
 
-    def __init__(self, service: Service, methods: dict[str, Operation]) -> None:
+    def __init__(
+        self, service: Service, path: str, methods: dict[str, Operation], requests: Requests
+    ) -> None:
         self._service = service
+        self._path = path
+        self._requests = requests
         self._methods = methods | ({"HEAD": methods["GET"]} if "GET" in methods else {})
         self._allow = ", ".join(sorted(self._methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send)
         operation = self._methods.get(exchange.method)
+        try:
+            await self._answer(operation, exchange, scope)
+        finally:
+            method = exchange.method if operation is not None else "other"
+            self._requests.count(method, self._path, exchange.status)
+
+    async def _answer(self, operation: Operation | None, exchange: Exchange, scope: Scope) -> None:
         if operation is None:
             refused = faults.MethodNotAllowed(f"The methods here are {self._allow}.")
             await answer_error(exchange, refused, {"allow": self._allow})

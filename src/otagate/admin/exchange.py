@@ -46,6 +46,7 @@ class Exchange:
         #: Go out with the answer, whatever it is.
         self.more_headers: dict[str, str] = {}
         self.started = False
+        self.status = 0  # of the answer, once it has begun
         self._receive = receive
         self._send = send
         self._body_bytes_left = 0
@@ -106,6 +107,7 @@ class Exchange:
         """Send the head; `headers` override the standard ones."""
         merged = STANDARD_HEADERS | self.more_headers | dict(headers)
         self.started = True
+        self.status = status
         await self._send(
             {
                 "type": "http.response.start",

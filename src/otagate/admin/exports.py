@@ -12,7 +12,7 @@ column each: `retries.current`.
 import csv
 import io
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -28,7 +28,7 @@ FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
-GetPage = Callable[[str | None, int], Awaitable[Page[Any]]]  # of a cursor and a limit
+Item = TypeVar("Item", bound=Struct)
 
 
 async def list_devices(call: Call[DevicesQuery, None]) -> Page[DeviceView] | None:
@@ -51,7 +51,12 @@ async def list_upgrades(call: Call[UpgradesQuery, None]) -> Page[UpgradeView] | 
     return await _page_or_all(call, get, UpgradeView, f"{call.path['id']}-devices")
 
 
-async def _page_or_all(call: Call[Any, None], get: GetPage, item: type[Struct], name: str) -> Any:
+async def _page_or_all(
+    call: Call[Any, None],
+    get: Callable[[str | None, int], Awaitable[Page[Item]]],  # of a cursor and a limit
+    item: type[Item],
+    name: str,
+) -> Page[Item] | None:
     exchange, query = call.exchange, call.query
     media = wanted_media(exchange.headers.get("accept"))
     if media is None:
@@ -65,7 +70,8 @@ async def _page_or_all(call: Call[Any, None], get: GetPage, item: type[Struct], 
     disposition = attachment(f"{name}.{suffix}")
     await exchange.start(200, [("content-type", media), ("content-disposition", disposition)])
     if exchange.method == "HEAD":
-        return await exchange.finish()
+        await exchange.finish()
+        return None
     async with exchange.while_connected():
         await exchange.write(encode(page.items))
         while page.next is not None:

@@ -14,6 +14,7 @@ from otagate.gateway import views
 from otagate.gateway import views_operators as operators
 from otagate.gateway.access import Access, Session
 from otagate.gateway.acts import Act, Repeats
+from otagate.openmetrics import Sample
 
 if TYPE_CHECKING:
     from otagate.gateway.service import Service as Gateway
@@ -70,8 +71,16 @@ class Service(Protocol):
 
     async def verify_audit(self) -> operators.AuditVerification: ...
 
-    def ready(self) -> list[str]:
-        """Why the gateway is not ready; empty when it is."""
+    def live(self) -> list[views.CheckView]:
+        """Whether the process should go on."""
+
+    def ready(self) -> list[views.CheckView]:
+        """Whether devices and operators should be sent here."""
+
+    async def metrics(self) -> list[Sample]: ...
+
+    @property
+    def metrics_need_token(self) -> bool: ...
 
     async def overview(self) -> views.OverviewView: ...
     async def subscribe(

@@ -13,16 +13,20 @@ from otagate.gateway import views
 NoQuery = queries.NoQuery
 
 
-async def live(call: Call[NoQuery, None]) -> object:
-    return {"status": "live"}
+async def live(call: Call[NoQuery, None]) -> views.HealthView:
+    return _health("live", call.service.live())
 
 
-async def ready(call: Call[NoQuery, None]) -> object:
-    """503 with the reasons until both listeners accept."""
-    reasons = call.service.ready()
-    if reasons:
-        raise NotReady("The gateway is not ready.", details=reasons)
-    return {"status": "ready"}
+async def ready(call: Call[NoQuery, None]) -> views.HealthView:
+    return _health("ready", call.service.ready())
+
+
+def _health(status: str, checks: list[views.CheckView]) -> views.HealthView:
+    """503 unless all is well; either way each check is named."""
+    bad = [check.message for check in checks if not check.ok]
+    if bad:
+        raise NotReady(f"The gateway is not {status}: {'; '.join(bad)}.", details=checks)
+    return views.HealthView(status, checks)
 
 
 async def overview(call: Call[NoQuery, None]) -> views.OverviewView:

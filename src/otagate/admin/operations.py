@@ -16,6 +16,7 @@ NDJSON = "application/x-ndjson"
 CSV = "text/csv"
 BYTES = "application/octet-stream"
 EVENTS = "text/event-stream"
+OPENMETRICS = "application/openmetrics-text"
 
 QueryType = TypeVar("QueryType")
 BodyType = TypeVar("BodyType")

@@ -4,63 +4,30 @@ They count from the start of the process and never go down. Those that stand in 
 message are an index into a list; nothing here takes a lock, makes an object or calls out.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from otagate.openmetrics import Histogram
 from otagate.upgrade.model import Cause, State
 
 _CAUSES = 2**5  # a cause fits five bits (upgrade/model.py)
 
 
-class Histogram:
-    """How many values were at most each of `bounds` (ascending), and their sum."""
-
-    __slots__ = ("_counts", "bounds", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self.sum = 0.0
-        self._counts = [0] * (len(self.bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """One more value."""
-        self._counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    @property
-    def count(self) -> int:
-        """How many values there were."""
-        return sum(self._counts)
-
-    def cumulated(self) -> list[int]:
-        """For each bound the number of values not above it; the last is of all values."""
-        total = 0
-        return [total := total + count for count in self._counts]
+def _powers(first: float, number: int) -> list[float]:
+    """Bounds that double."""
+    return [first * 2**power for power in range(number)]
 
 
 class Counters:
     """One per gateway. Times are in seconds."""
 
-    __slots__ = (
-        "_transitions",
-        "commit_changes",
-        "commit_seconds",
-        "loop_lateness_seconds",
-        "turn_seconds",
-    )
+    __slots__ = ("_transitions", "commit_changes", "commit_seconds", "lateness_seconds", "turn_seconds")
 
     def __init__(self) -> None:
         self._transitions = [0] * (_CAUSES * (len(State) + 1))
-        self.commit_seconds = Histogram(
-            (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0)
-        )
-        self.commit_changes = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048))
-        self.loop_lateness_seconds = Histogram(
-            (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0)
-        )
-        self.turn_seconds = Histogram(
-            (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 1.0)
-        )
+        self.commit_seconds = Histogram(_powers(0.0005, 14))  # to 4 s
+        self.commit_changes = Histogram(_powers(1, 12))
+        self.lateness_seconds = Histogram(_powers(0.000125, 14))  # to 1 s
+        self.turn_seconds = Histogram(_powers(0.000125, 14))
 
     def count_transition(self, state: State, cause: Cause) -> None:
         """A transition into a state was committed."""

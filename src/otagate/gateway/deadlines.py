@@ -48,6 +48,16 @@ class Deadlines:
                 next_ms = expires_ms
         return max(next_ms, self._last_tick_ms + TICK_MS_MIN)
 
+    def overdue_ms(self) -> int:
+        """By how much the earliest deadline of a batch is past; 0 when none is."""
+        now_ms = self._clock.now_ms()
+        earliest_ms = now_ms
+        for batch in self._upgrades.batches.values():
+            if not batch.ended:
+                due_ms = batch.roster.next_due_ms
+                earliest_ms = min(earliest_ms, batch.record.expires_at_ms, due_ms or now_ms)
+        return now_ms - earliest_ms
+
     async def tick(self) -> None:
         """Do what is due now."""
         now_ms = self._clock.now_ms()

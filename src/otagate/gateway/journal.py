@@ -24,7 +24,6 @@ from otagate.errors import RequestError
 from otagate.store.interface import Change, ClaimDevices, Outcome, RegisterDevices, Store, TouchDevices
 from otagate.store.operators import Audited
 
-
 Observe = Callable[[Sequence[Change], Sequence[Outcome], float], None]
 
 
@@ -109,6 +108,7 @@ class Journal:
         self._store = store
         self._after_group = after_group
         self._observe = observe
+        self._began_s: float | None = None  # the commit that is under way
         self._queue: deque[Entry] = deque()
         self._wake = trio.Event()
         self._idle = trio.Event()
@@ -151,6 +151,16 @@ class Journal:
             self._queue = deque(entry for entry in self._queue if not wanted(entry))
         return taken
 
+    @property
+    def queued(self) -> int:
+        """Entries that wait for a commit."""
+        return len(self._queue)
+
+    @property
+    def commit_under_way_s(self) -> float:
+        """For how long the commit has been under way; 0 when there is none."""
+        return 0.0 if self._began_s is None else trio.current_time() - self._began_s
+
     async def wait_room(self) -> None:
         """Wait while so much is queued that reading more from devices would only lengthen the queue."""
         await self._room.wait()
@@ -181,11 +191,12 @@ class Journal:
             rows += weight(entry.changes)
         if len(self._queue) < limits.journal_entries_max and not self._room.is_set():
             self._room.set()
-        began_s = trio.current_time()
+        self._began_s = trio.current_time()
         with trio.CancelScope(shield=True):
             outcomes = await self._store.commit(changes) if changes else []
+        took_s, self._began_s = trio.current_time() - self._began_s, None
         if changes and self._observe is not None:
-            self._observe(changes, outcomes, trio.current_time() - began_s)
+            self._observe(changes, outcomes, took_s)
         self.commits += 1
         self.entries += len(group)
         at = 0

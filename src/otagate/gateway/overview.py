@@ -23,6 +23,11 @@ class Overview:
         self._logins = 0
         self._pushes = 0
 
+    @property
+    def uptime_s(self) -> float:
+        """Since the start."""
+        return (self._gateway.clock.now_ms() - self._started_ms) / 1000
+
     def sample(self, now_ms: int) -> None:
         """Take a sample if its time has come."""
         if now_ms < self._next_ms:

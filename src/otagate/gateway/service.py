@@ -14,6 +14,7 @@ from otagate import limits
 from otagate.errors import Conflict, Invalid, NotFound, RequestError
 from otagate.gateway.acts import GATEWAY, Act, Note, noting
 from otagate.gateway.events import Subscription, subscribe
+from otagate.gateway.metrics import collect
 from otagate.gateway.service_operators import OperatorsService
 from otagate.gateway.service_operators import number_of_cursor as _number
 from otagate.gateway.upgrades import number_of
@@ -21,6 +22,7 @@ from otagate.gateway.views import (
     BatchFirmware,
     BatchProduct,
     BatchView,
+    CheckView,
     CountsView,
     CreateBatchRequest,
     CreateProductRequest,
@@ -41,6 +43,7 @@ from otagate.gateway.views import (
     UpgradeDetails,
     UpgradeView,
 )
+from otagate.openmetrics import Sample
 from otagate.store import interface as records
 from otagate.store.operators import AuditNote
 from otagate.times import rfc3339
@@ -69,9 +72,22 @@ class Service(OperatorsService):
 
     # -- the process -----------------------------------------------------------------------------
 
-    def ready(self) -> list[str]:
-        """Why the gateway is not ready; empty when it is."""
-        return self._gateway.not_ready()
+    def live(self) -> list[CheckView]:
+        """Whether the process should go on."""
+        return self._gateway.health.live()
+
+    def ready(self) -> list[CheckView]:
+        """Whether devices and operators should be sent here."""
+        return self._gateway.health.ready()
+
+    async def metrics(self) -> list[Sample]:
+        """Everything that the gateway counts."""
+        return await collect(self._gateway)
+
+    @property
+    def metrics_need_token(self) -> bool:
+        """Whether GET /metrics is for those alone who have a token."""
+        return self._gateway.configuration.admin.metrics_token
 
     async def overview(self) -> OverviewView:
         """What the gateway does now."""

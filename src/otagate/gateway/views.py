@@ -198,6 +198,24 @@ class IneligibleDevice(Struct, frozen=True):
     message: str
 
 
+# -- health ----------------------------------------------------------------------------------------
+
+
+class CheckView(Struct, frozen=True):
+    """One look at one thing; `message` says what is wrong, empty when `ok`."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+class HealthView(Struct, frozen=True):
+    """GET /livez, GET /readyz: "live" or "ready", and what was looked at."""
+
+    status: str
+    checks: list[CheckView]
+
+
 # -- what goes on now --------------------------------------------------------------------------------
 
 

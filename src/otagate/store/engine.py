@@ -21,6 +21,7 @@ from otagate.store.interface import (
     FirmwarePage,
     Outcome,
     Product,
+    Sizes,
     SliceStates,
     Upgrade,
     UpgradePage,
@@ -40,6 +41,10 @@ class Engine(OperatorsReads):
 
     async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply a group in one transaction (interface.Store.commit)."""
+        raise NotImplementedError
+
+    def sizes(self) -> Sizes:
+        """How full it is."""
         raise NotImplementedError
 
     async def close(self) -> None:

@@ -171,6 +171,13 @@ class BatchPage(Struct, frozen=True):
     next: int | None
 
 
+class Sizes(Struct, frozen=True):
+    """How much a store holds, in bytes; `used_bytes` with pages that were freed and wait to be used again."""
+
+    map_bytes: int
+    used_bytes: int
+
+
 class SliceStates(Struct, frozen=True):
     """One slice of a batch's members with what memory keeps of them: parallel, ascending by device number.
 
@@ -551,6 +558,10 @@ class Store(OperatorsStore, Protocol):
 
     async def images(self) -> set[str]:
         """SHA-256 of every image that a firmware record names: all others are orphans."""
+        ...
+
+    def sizes(self) -> Sizes:
+        """How full it is; costs a few microseconds."""
         ...
 
     async def close(self) -> None: ...

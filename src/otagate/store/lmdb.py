@@ -34,7 +34,7 @@ from otagate.errors import CommitFailed, SchemaTooNew, StoreError
 from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
-from otagate.store.interface import Change, Outcome
+from otagate.store.interface import Change, Outcome, Sizes
 from otagate.store.migrations import migrate
 from otagate.store.reads import Budget
 from otagate.store.snapshot import Snapshot
@@ -288,6 +288,12 @@ class LmdbStore(Engine):
             )
             raise self._failure from error
         return application.outcomes
+
+    def sizes(self) -> Sizes:
+        """How full the map is."""
+        known = self._environment.info()
+        used = (known["last_pgno"] + 1) * self._environment.stat()["psize"]
+        return Sizes(known["map_size"], used)
 
     async def close(self) -> None:
         """Let the writer finish, close the environment, give the folder free. A second call does nothing."""

@@ -3,10 +3,11 @@
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
+from otagate import limits
 from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
-from otagate.store.interface import Change, Outcome
+from otagate.store.interface import Change, Outcome, Sizes
 from otagate.store.tables import View
 
 
@@ -105,6 +106,10 @@ class MemoryStore(Engine):
     def view(self) -> "_Open":
         """The only transaction there is."""
         return _Open(self._transaction)
+
+    def sizes(self) -> Sizes:
+        """Memory has no bound of ours."""
+        return Sizes(limits.map_bytes, 0)
 
     async def close(self) -> None:
         """Nothing to do."""

@@ -219,6 +219,8 @@ class _Key(NamedTuple):
             return (
                 f"a whole number of {(self.meta.extra or {})['unit']} from {self.meta.ge} to {self.meta.le}"
             )
+        if kind is bool:
+            return "true or false"
         if kind is Address:
             return "HOST:PORT, with an IPv6 address in brackets, port 0 to 65535"
         if kind is Path:
@@ -235,8 +237,6 @@ SECTIONS: dict[str, type[Struct]] = {
     "log": Log,
 }
 
-        if kind is bool:
-            return "true or false"
 
 def _keys() -> dict[str, _Key]:
     keys = {}

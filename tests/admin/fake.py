@@ -116,8 +116,8 @@ class FakeService:
         self.events = FakeEvents()
         self.subscribed = trio.Event()
         self.busy = False
-
         self.metrics_need_token = False
+
     def session(self, session: Session) -> operators.SessionView:
         return operators.SessionView(session.token.name, session.token.role, session.csrf, NOW)
 

@@ -78,7 +78,9 @@ class SimulatedDevice:
     def _life_ms(self) -> int:
         chance = self._chance
         if chance.random() < self._world.plan.drops:
-            return chance.choice((chance.randint(0, 1_000), chance.randint(0, 30_000), chance.randint(0, MINUTE_MS)))
+            return chance.choice(
+                (chance.randint(0, 1_000), chance.randint(0, 30_000), chance.randint(0, MINUTE_MS))
+            )
         return chance.choice((10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, 2 * DAY_MS))
 
     def _break(self, link: "Link") -> None:
@@ -86,10 +88,23 @@ class SimulatedDevice:
         if link is not self._link:
             return
         chance = self._chance
-        self._forget(link)
         # silently: the old link lives on for the gateway, and what it carries still arrives
-        self._world.gateway.plane.lose(link, silently=chance.random() < 0.3)
+        silently = chance.random() < 0.3
+        if silently and self._world.plan.mischief:
+            self._haunt(link)
+        self._forget(link)
+        self._world.gateway.plane.lose(link, silently=silently)
         self.connect_in(self._away_ms())
+
+    def _haunt(self, link: "Link") -> None:
+        """A forgotten program of the device goes on speaking on its old link."""
+        job, chance = self.agent.job, self._chance
+        if job is not None and self.agent.online:
+            self._ids += 1
+            message = messages.Result(
+                batch=job.batch, attempt=job.attempt, outcome="failed", reason="other", id=f"g{self._ids}"
+            )
+            self._world.gateway.plane.up(link, message, later_ms=chance.randint(0, 20_000))
 
     def _away_ms(self) -> int:
         chance = self._chance

@@ -1,9 +1,9 @@
 """What the gateway says, and what it must have done by now: the judge of messages and of progress.
 
-Each message that leaves is held against the ledger: an acknowledgement must not be ahead of what is durable, an
-upgrade message must be about a running attempt of a batch in progress, and so on. `look` asks, every second
-in which something happens, what is overdue; `rest`, when nothing has happened for a whole sweep, whether
-everything was answered, memory holds no more than it must, and operators are told the truth.
+Each message that leaves is held against the ledger: an acknowledgement must not be ahead of what is
+durable, an upgrade message must be about a running attempt of a batch in progress, and so on. `look` asks,
+every second in which something happens, what is overdue; `rest`, when nothing has happened for a whole
+sweep, whether everything was answered, memory holds no more than it must, and operators are told the truth.
 """
 
 from collections import defaultdict, deque
@@ -107,7 +107,9 @@ class Judge:
         if before is not None and before is not link and not before.superseded and before.there:
             self._world.violate("takeover", f"device {link.number} is welcome on two connections")
         if question.message.version not in self._ledger.versions[link.number]:
-            self._world.violate("durability", f"device {link.number} is welcome before its version is durable")
+            self._world.violate(
+                "durability", f"device {link.number} is welcome before its version is durable"
+            )
         self.online[link.number] = link
         link.welcomed_ms = self._world.now_ms
         link.device.number = link.number
@@ -138,8 +140,10 @@ class Judge:
         if burning:
             self.burns += 1
             ended_now = ledger.ended_in.get(key) == ledger.commits
-            if over or not (current and row.state == State.UPGRADING or ended_now):
-                world.violate("burning", f"leave to burn for attempt {report.attempt} of {key}, which is {row}")
+            if over or not ((current and row.state == State.UPGRADING) or ended_now):
+                world.violate(
+                    "burning", f"leave to burn for attempt {report.attempt} of {key}, which is {row}"
+                )
             return
         unseen = {
             messages.Received: (State.PUSHED,),
@@ -161,15 +165,27 @@ class Judge:
         if ledger.batches[batch].status != BatchStatus.IN_PROGRESS:
             world.violate("ended batch", f"an upgrade message of batch {batch}, which has ended")
         if not ledger.running(*key, message.attempt):
-            world.violate("durability", f"an upgrade message of {message.attempt}, durable is {ledger.rows[key]}")
+            world.violate(
+                "durability", f"an upgrade message of {message.attempt}, durable is {ledger.rows[key]}"
+            )
         if self.online.get(link.number) is not link:
             world.violate("takeover", f"an upgrade message to connection {link.conn}, not the newest")
         link.told = batch, message.attempt
         if message.id is None and ledger.rows[key].state == State.PUSHED:
             link.delivered_ms = world.now_ms
-            count = self._deliveries[*key, message.attempt] = self._deliveries[*key, message.attempt] + 1
-            if count > 3:
-                world.violate("deliveries", f"attempt {message.attempt} of {key} is delivered {count} times")
+            self._count_delivery(key, message.attempt)
+
+    def passed_over(self, link: "Link", message: Any) -> None:
+        """A message to a connection that is gone: the gateway had not heard of that yet."""
+        if isinstance(message, messages.Upgrade) and message.id is None:
+            key = link.number, number_of(message.batch)
+            if self._ledger.rows[key].state == State.PUSHED:
+                self._count_delivery(key, message.attempt)
+
+    def _count_delivery(self, key: tuple[int, int], attempt: int) -> None:
+        count = self._deliveries[*key, attempt] = self._deliveries[*key, attempt] + 1
+        if count > 3:
+            self._world.violate("deliveries", f"attempt {attempt} of {key} is delivered {count} times")
 
     def _cancel(self, link: "Link", message: messages.Cancel) -> None:
         self.cancels += 1
@@ -216,6 +232,8 @@ class Judge:
         device = transfer.link.number
         batch = self._ledger.open.get(device)
         row = self._ledger.rows[device, batch] if batch is not None else None
+        if self._world.plan.rivals:
+            return  # it must learn of a rival first
         if row is None or batch is None or row.state not in RUNNING_STATES:
             self._world.violate("transfers", f"device {device} may download with {row}")
         else:
@@ -223,9 +241,8 @@ class Judge:
 
     def chunk(self, transfer: "Transfer") -> None:
         """A chunk is leaving."""
-        known = transfer.pair if not self._world.plan.rivals else None  # it must learn of a rival first
-        if known is not None and not self._ledger.running(*known):
-            self._world.violate("transfers", f"a chunk leaves for {known}, which is over")
+        if transfer.pair is not None and not self._ledger.running(*transfer.pair):
+            self._world.violate("transfers", f"a chunk leaves for {transfer.pair}, which is over")
 
     def must_cancel(self, device: int, batch: int, attempt: int) -> None:
         """The gateway has ended an attempt of its own accord: the device is to be told."""
@@ -351,7 +368,9 @@ class Judge:
             online = self.online.get(device)
             row = self._ledger.rows[device, number]
             if online is not None and online.there and online.told != (number, row.attempt):
-                world.violate("deliveries", f"{device, number} is back and was not told of {row.attempt} again")
+                world.violate(
+                    "deliveries", f"{device, number} is back and was not told of {row.attempt} again"
+                )
         self._leak("presence", set(dict(gateway.presence.items())) - set(self.online))
         self._leak("rows", set(upgrades.rows) - (set(running) & set(self.online)))
         pushed = {device for device in running if self._waiting_row(device, running[device])}

@@ -264,7 +264,9 @@ class Ledger:
             world.violate("compare and set", f"a transition of {key}, which there is not")
             return
         if (before.state, before.attempt) != (change.expected_state, change.expected_attempt):
-            text = f"{key} was {before.state.label} {before.attempt}, decided on {change.expected_state.label}"
+            text = (
+                f"{key} was {before.state.label} {before.attempt}, decided on {change.expected_state.label}"
+            )
             world.violate("compare and set", f"{text} {change.expected_attempt}")
         self._put(key, row)
         if self.decided.get(key) is row:
@@ -367,9 +369,7 @@ class Ledger:
                 if known is not None and known.status not in (BatchStatus.IN_PROGRESS, batch.status):
                     self._world.violate("status", f"batch {batch.number} went back")
                 self.adopt(batch)
-        self.open = {
-            device: number for (device, number), row in self.rows.items() if row.state < SUCCEEDED
-        }
+        self.open = {device: number for (device, number), row in self.rows.items() if row.state < SUCCEEDED}
         for key, row in before.items():
             now = self.rows[key]
             if now.attempt < row.attempt or (row.state >= SUCCEEDED and now.state != row.state):

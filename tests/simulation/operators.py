@@ -125,7 +125,9 @@ class Operators:
         if known is None or known.expires_at_ms <= known.created_at_ms:
             world.violate("durability", f"the creation of {view.id} was answered and is not durable")
         if chance.random() < 0.3:
-            self._plan(chance.randint(0, chance.choice((2_000, 60_000, HOUR_MS))), lambda: self._abort(number))
+            self._plan(
+                chance.randint(0, chance.choice((2_000, 60_000, HOUR_MS))), lambda: self._abort(number)
+            )
 
     async def _abort(self, number: int) -> None:
         world = self._world

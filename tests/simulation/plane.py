@@ -73,6 +73,7 @@ class SimulatedPlane:
         self._heard: list[tuple[Link, messages.DeviceMessage]] = []
         self._ready = trio.Event()
         self.links: dict[int, Link] = {}
+        self._gone_links: dict[int, Link] = {}
         self.images: dict[int, set[int]] = {}
         self._running = 0
         self._waiting: deque[Transfer] = deque()
@@ -126,6 +127,9 @@ class SimulatedPlane:
                 self._command(self.links[number], kind, rest)
             elif kind == plane.ADMIT:
                 self.put(plane.CLOSED, number, rest[0], plane.LOST)
+            elif kind == plane.SEND and number in self._gone_links:
+                message = messages.decode_gateway_message(rest[0])
+                world.judge.passed_over(self._gone_links[number], message)
         world.judge.applied()
 
     def last_seen_ms(self, conn: int) -> int:
@@ -223,6 +227,7 @@ class SimulatedPlane:
             return
         link.there = False
         self.links.pop(link.conn, None)
+        self._gone_links[link.conn] = link
         self._stop(link)
         if link.number:
             self.put(plane.CLOSED, link.conn, link.number, plane.LOST)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class Killed(RequestError):
+class Killed(RequestError):  # noqa: N818 - what happened, as in errors.py
     """The process is gone: nobody hears of the outcome."""
 
 

@@ -36,7 +36,7 @@ WALL_SLACK_MS = 2_100  # the gateway follows steps of more than two seconds
 UNKNOWN_MS = 1_500  # after a step of the wall clock it may not have seen it yet
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - what happened, as in errors.py
     """An invariant does not hold."""
 
     def __init__(self, invariant: str, text: str) -> None:
@@ -165,9 +165,9 @@ class World:
 
     def welcomed(self, link: Any) -> None:
         """A device is logged in."""
-        if link.device.deleted and link.device.secret_ms is not None:
-            if self.now_ms - link.device.secret_ms > 10_000:
-                self.violate("login", f"{link.device.identifier} is deleted and welcome")
+        since_ms = link.device.secret_ms
+        if link.device.deleted and since_ms is not None and self.now_ms - since_ms > 10_000:
+            self.violate("login", f"{link.device.identifier} is deleted and welcome")
 
     def refused(self, link: Any) -> None:
         """A device was not let in."""

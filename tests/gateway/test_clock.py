@@ -5,7 +5,7 @@ import trio
 
 from otagate.gateway.clock import Clock
 from otagate.wire import messages
-from tests.gateway.harness import OPEN, gateway_harness, kinds, reach
+from tests.gateway.harness import OPEN, SimulatedDevice, gateway_harness, kinds, reach
 
 HOUR_S = 3600
 
@@ -161,3 +161,23 @@ async def test_a_step_back_and_forth_changes_nothing(autojump_clock: object, sta
             harness.wall_step_ms = step_s * 1000
             await harness.jump(2)
         assert await harness.state(batch, "d1") == state
+
+
+@pytest.mark.parametrize("step_s", [-90 * 24 * HOUR_S, -10 * HOUR_S, 10 * HOUR_S, 90 * 24 * HOUR_S])
+async def test_a_batch_made_after_a_step_lasts_its_validity(autojump_clock: object, step_s: int) -> None:
+    """Also on a machine that was started before it was told the time."""
+    async with gateway_harness() as harness:
+        await harness.set_up("d1", "d2")
+        harness.wall_step_ms = step_s * 1000
+        await harness.jump(2)
+        device = SimulatedDevice(harness.plane, "d1")
+        device.send_hello()
+        told_s = (await device.receive(messages.Welcome)).server_time
+        batch = await harness.create_batch(validity_days=1)
+        upgrade = await device.receive(messages.Upgrade, within_s=2)
+        assert 0 <= upgrade.expires_at - told_s - 24 * HOUR_S <= 2, "both by the wall clock"
+        assert abs(told_s - harness.now_ms // 1000 - step_s) <= 2
+        await harness.jump(24 * HOUR_S - 10)
+        assert (await harness.service.get_batch(batch)).status == "in_progress"
+        await harness.jump(10)
+        assert (await harness.service.get_batch(batch)).status == "aborted"

@@ -109,8 +109,9 @@ class Batches:
             if refused is not None:
                 await self._undo(batch)
                 raise refused
+            clock = self._upgrades.clock
             view: BatchView = await self._journal.write(
-                wrap(OpenBatch(batch.number, self._upgrades.clock.now_ms()))
+                wrap(OpenBatch(batch.number, clock.now_ms(), clock.step_ms))
             )
         self._upgrades.open_batch(view.batch, roster)
         self._dispatch.request()

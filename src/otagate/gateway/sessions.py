@@ -219,7 +219,10 @@ class Sessions:
         self._outbox.send(
             conn,
             messages.Welcome(
-                server_time=self._clock.now_ms() // 1000, heartbeat_s=self._heartbeat_s, mac=mac, id=hello.id
+                server_time=self._clock.validity_now_ms() // 1000,  # the same clock as `expires_at`
+                heartbeat_s=self._heartbeat_s,
+                mac=mac,
+                id=hello.id,
             ),
         )
         running = self._upgrades.rows.get(device)

@@ -148,7 +148,7 @@ def open_batch(draft: Draft, change: OpenBatch) -> BatchView | RequestError:
         batch,
         status=BatchStatus.IN_PROGRESS,
         created_at_ms=change.at_ms,
-        expires_at_ms=change.at_ms + batch.validity_days * limits.DAY_MS,
+        expires_at_ms=change.at_ms + change.wall_step_ms + batch.validity_days * limits.DAY_MS,
     )
     draft.put_batch(batch)
     return draft.batch_view(batch)

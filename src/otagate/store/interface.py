@@ -325,13 +325,15 @@ class ClaimDevices(Struct, frozen=True):
 
 
 class OpenBatch(Struct, frozen=True):
-    """→ BatchView, IN_PROGRESS: fixes `total`, created_at and expires_at (from `at_ms`).
+    """→ BatchView, IN_PROGRESS: fixes `total`, created_at (`at_ms`) and expires_at.
 
+    `wall_step_ms`: how far the wall clock, which a validity goes by, has stepped away from `at_ms`.
     NotFound; Conflict if not CREATING; Invalid when it has no device (undo it then).
     """
 
     batch: int
     at_ms: int
+    wall_step_ms: int = 0
 
 
 class UndoBatch(Struct, frozen=True):

@@ -13,6 +13,7 @@ COLOURS = {
     for name, light, dark in re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", TOKENS)
 }
 GROUNDS = ("page", "surface", "raised")
+# Not "open": the ground of a plot, that which has not ended, is told by what is drawn on it.
 STATES = (
     *(
         "to_be_pushed",

@@ -174,6 +174,21 @@ class Upgrade(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = int(limits.heartbeats_missed * limits.heartbeat_s)
 
 
+class Webhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What webhooks are told, and when."""
+
+    stalled_minutes: Annotated[
+        int,
+        _whole(
+            1,
+            10_080,
+            "minutes",
+            "A batch in progress without a transition for this long, although devices of it are online, has "
+            "stalled.",
+        ),
+    ] = limits.batch_stalled_minutes
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is written to stderr."""
 
@@ -192,6 +207,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     device: Device = Device()
     admin: Admin = Admin()
     upgrade: Upgrade = Upgrade()
+    webhook: Webhook = Webhook()
     log: Log = Log()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -234,6 +250,7 @@ SECTIONS: dict[str, type[Struct]] = {
     "device": Device,
     "admin": Admin,
     "upgrade": Upgrade,
+    "webhook": Webhook,
     "log": Log,
 }
 

@@ -17,7 +17,7 @@ from otagate.admin import build, serve
 from otagate.admin.metrics import Requests, make_operation
 from otagate.admin.routes import OPERATIONS
 from otagate.gateway import views
-from otagate.gateway.views_operators import CreateTokenRequest
+from otagate.gateway.views_operators import CreateTokenRequest, CreateWebhookRequest
 
 from .fake import TOKEN, FakeService
 
@@ -98,6 +98,7 @@ async def service(tmp_path: Path) -> FakeService:
         await upload.finish(None, None)
     await service.create_batch(views.CreateBatchRequest("f1", "all", 7, "standard", 10, 0))
     await service.create_token(CreateTokenRequest("console", "operator"))
+    await service.create_webhook(CreateWebhookRequest("http://127.0.0.1/", ["batch_ended"]))
     service.largest_write = 0
     service.first_write, service.upload_ended = trio.Event(), trio.Event()
     return service

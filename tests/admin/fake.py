@@ -100,6 +100,7 @@ class FakeService:
         )
         self.repeats = Repeats(self._nothing_kept, lambda: NOW_MS)
         self.partial = folder / "partial"
+        self.webhooks: dict[str, operators.WebhookView] = {}
         self.tokens: dict[str, operators.TokenView] = {}
         self.products: dict[str, views.ProductView] = {}
         self.devices: dict[tuple[str, str], views.DeviceView] = {}
@@ -403,3 +404,22 @@ class FakeService:
 
     async def verify_audit(self) -> operators.AuditVerification:
         return operators.AuditVerification(1, True, None)
+
+    async def list_webhooks(self, **filters: Any) -> views.Page[operators.WebhookView]:
+        return self._page("list_webhooks", list(self.webhooks.values()), **filters)
+
+    async def create_webhook(
+        self, request: operators.CreateWebhookRequest, *, by: Any = None
+    ) -> operators.WebhookWithSecret:
+        view = operators.WebhookView(f"w{len(self.webhooks) + 1}", request.url, [*request.events], NOW, 0, 0)
+        self.webhooks[view.id] = view
+        return operators.WebhookWithSecret(**asdict(view), secret=SECRET)
+
+    async def delete_webhook(self, id: str, *, by: Any = None) -> None:
+        if self.webhooks.pop(id, None) is None:
+            raise NotFound("No such webhook.", field="id")
+
+    async def test_webhook(self, id: str) -> operators.WebhookTest:
+        if id not in self.webhooks:
+            raise NotFound("No such webhook.", field="id")
+        return operators.WebhookTest(True, 204, None)

@@ -22,6 +22,10 @@ class Surface:
         self.app = build(harness.service)
         self.tokens: dict[str, str] = {}
 
+    def rebuild(self) -> None:
+        """The service is another one."""
+        self.app = build(self.harness.service)
+
     def client(self, token: str | None = None, address: str = "192.0.2.1") -> httpx.AsyncClient:
         """A client with this token, at this address."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}

@@ -26,6 +26,8 @@ BATCH = {
     "retries": 0,
 }
 
+HOOK = {"url": "http://127.0.0.1:1/", "events": ["device_failed"]}
+
 HAPPY: list[tuple[str, str, Any, int, dict[str, Any]]] = [
     ("POST", f"{V1}/products", {"key": "lock", "name": "Lock"}, 201, {"key": "lock", "auth": "secret"}),
     ("GET", f"{V1}/products", None, 200, {"next": None}),
@@ -47,6 +49,9 @@ HAPPY: list[tuple[str, str, Any, int, dict[str, Any]]] = [
     ("POST", f"{V1}/session", {"token": TOKEN}, 200, {"name": "admin", "role": "admin"}),
     ("POST", f"{V1}/tokens", {"name": "ci", "role": "viewer"}, 201, {"id": "t2", "token": SECRET}),
     ("GET", f"{V1}/tokens", None, 200, {"next": None}),
+    ("GET", f"{V1}/webhooks", None, 200, {"next": None}),
+    ("POST", f"{V1}/webhooks", HOOK, 201, {"id": "w2", "secret": SECRET}),
+    ("POST", f"{V1}/webhooks/w1/test", None, 200, {"delivered": True, "status": 204, "error": None}),
     ("GET", f"{V1}/audit", None, 200, {"next": None}),
     ("GET", f"{V1}/audit/verify", None, 200, {"entries": 1, "intact": True, "first_broken": None}),
     ("GET", "/livez", None, 200, {"status": "live"}),
@@ -217,7 +222,8 @@ def test_every_operation_is_tried() -> None:
     tried = {(method, template(path)) for method, path, *_ in HAPPY}
     tried |= {("DELETE", path) for path in (f"{V1}/products/{{key}}", f"{V1}/firmware/{{id}}")}
     tried |= {("DELETE", f"{V1}/products/{{key}}/devices/{{identifier}}")}
-    tried |= {("DELETE", f"{V1}/tokens/{{id}}"), ("DELETE", f"{V1}/session"), ("GET", f"{V1}/session")}
+    tried |= {("DELETE", f"{V1}/tokens/{{id}}"), ("DELETE", f"{V1}/webhooks/{{id}}")}
+    tried |= {("DELETE", f"{V1}/session"), ("GET", f"{V1}/session")}
     tried |= {("GET", "/"), ("GET", f"{V1}/firmware/{{id}}/content")}  # test_front_page, test_images
     assert {(operation.method, operation.path) for operation in OPERATIONS} <= tried
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from otagate import limits, logs
 from otagate.admin import console, faults
 from otagate.admin.auth import admit
+from otagate.admin.conditional import CHANGING, Doors, answer_single, check_match
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
 from otagate.admin.metrics import Requests, make_operation
@@ -76,6 +77,7 @@ class Endpoint:
         self._path = path
         self._requests = requests
         self._methods = methods | ({"HEAD": methods["GET"]} if "GET" in methods else {})
+        self._doors = Doors()
         self._allow = ", ".join(sorted(self._methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,10 +112,23 @@ class Endpoint:
             if again is not None and again.kept is not None and operation.body is not None:
                 return await replay(exchange, again)
             call = Call(self._service, exchange, scope["path_params"], query, body, by)
-            result = await operation.handler(call)
+            result = await self._handle(operation, call, scope["path"])
         if not exchange.started:
-            await exchange.answer(operation.replies[0].status, b"" if result is None else encode(result))
+            status, data = operation.replies[0].status, b"" if result is None else encode(result)
+            if operation.is_single:
+                await answer_single(exchange, status, data)
+            else:
+                await exchange.answer(status, data)
         return None
+
+    async def _handle(self, operation: Operation, call: Call[Any, Any], path: str) -> object:
+        """The handler's result; of what changes a thing that can be shown, if that is as If-Match says."""
+        shown = self._methods.get("GET")
+        if shown is None or not shown.is_single or operation.method not in CHANGING:
+            return await operation.handler(call)
+        async with self._doors.of(path):
+            await check_match(shown, call)
+            return await operation.handler(call)
 
 
 async def read_body(operation: Operation, exchange: Exchange, by: Act) -> object:

@@ -70,6 +70,11 @@ class Operation(Struct, frozen=True, kw_only=True):
     repeatable: bool = False
 
     @property
+    def is_single(self) -> bool:
+        """Whether it shows one thing of the API: with an entity tag."""
+        return self.method == "GET" and self.path.endswith("}") and not self.public
+
+    @property
     def error_statuses(self) -> list[int]:
         """Every status but the successful ones that this operation may answer with."""
         statuses = {400, 422, 500, *self.errors}

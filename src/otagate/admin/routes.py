@@ -13,6 +13,8 @@ FIRMWARE = f"{API}/firmware/{{id}}"
 BATCH = f"{API}/batches/{{id}}"
 
 GONE = Reply(204, "Deleted.")
+SAME = Reply(304, "It is what If-None-Match says.")
+IF_MATCH = (("If-Match", "The ETag of what is to be changed: 412 when it is not that any more."),)
 
 WITHOUT_TOKEN = (
     Operation(
@@ -68,7 +70,7 @@ PRODUCTS = (
         path=PRODUCT,
         handler=handlers.get_product,
         summary="Show a product",
-        replies=(Reply(200, "The product.", views.ProductView),),
+        replies=(Reply(200, "The product.", views.ProductView), SAME),
         errors=(404,),
     ),
     Operation(
@@ -78,7 +80,8 @@ PRODUCTS = (
         role=Role.ADMIN,
         summary="Delete a product that has neither devices nor firmware",
         replies=(GONE,),
-        errors=(404, 409),
+        headers=IF_MATCH,
+        errors=(404, 409, 412),
     ),
 )
 
@@ -116,7 +119,7 @@ DEVICES = (
         path=DEVICE,
         handler=handlers.get_device,
         summary="Show a device",
-        replies=(Reply(200, "The device.", views.DeviceView),),
+        replies=(Reply(200, "The device.", views.DeviceView), SAME),
         errors=(404,),
     ),
     Operation(
@@ -127,7 +130,8 @@ DEVICES = (
         summary="Rename a device",
         body=views.RenameDeviceRequest,
         replies=(Reply(200, "The device, renamed.", views.DeviceView),),
-        errors=(404,),
+        headers=IF_MATCH,
+        errors=(404, 412),
     ),
     Operation(
         method="DELETE",
@@ -136,7 +140,8 @@ DEVICES = (
         role=Role.OPERATOR,
         summary="Delete a device that has no upgrade in progress",
         replies=(GONE,),
-        errors=(404, 409),
+        headers=IF_MATCH,
+        errors=(404, 409, 412),
     ),
     Operation(
         method="POST",
@@ -180,7 +185,7 @@ FIRMWARES = (
         path=FIRMWARE,
         handler=handlers.get_firmware,
         summary="Show a firmware",
-        replies=(Reply(200, "The firmware.", views.FirmwareView),),
+        replies=(Reply(200, "The firmware.", views.FirmwareView), SAME),
         errors=(404,),
     ),
     Operation(
@@ -207,7 +212,8 @@ FIRMWARES = (
         role=Role.OPERATOR,
         summary="Delete a firmware that no batch in progress uses",
         replies=(GONE,),
-        errors=(404, 409),
+        headers=IF_MATCH,
+        errors=(404, 409, 412),
     ),
 )
 
@@ -237,7 +243,7 @@ BATCHES = (
         path=BATCH,
         handler=handlers.get_batch,
         summary="Show a batch",
-        replies=(Reply(200, "The batch.", views.BatchView),),
+        replies=(Reply(200, "The batch.", views.BatchView), SAME),
         errors=(404,),
     ),
     Operation(
@@ -267,7 +273,7 @@ BATCHES = (
         path=f"{BATCH}/devices/{{identifier}}",
         handler=handlers.get_upgrade,
         summary="Show a device upgrade with its timeline",
-        replies=(Reply(200, "The device upgrade.", views.UpgradeDetails),),
+        replies=(Reply(200, "The device upgrade.", views.UpgradeDetails), SAME),
         errors=(404,),
     ),
 )

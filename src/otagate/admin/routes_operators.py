@@ -1,6 +1,8 @@
-"""The operators' own part of the table of operations (routes.py): sessions, tokens, the audit log."""
+"""The operators' own part of the table of operations (routes.py): sessions, tokens, the audit log,
+webhooks."""
 
-from otagate.admin import auth, queries, tokens
+from otagate.admin import auth, queries
+from otagate.admin import handlers_operators as handlers
 from otagate.admin.operations import NDJSON, Operation, Reply
 from otagate.gateway import views_operators as views
 from otagate.gateway.access import Role
@@ -39,7 +41,7 @@ TOKENS = (
     Operation(
         method="GET",
         path=f"{API}/tokens",
-        handler=tokens.list_tokens,
+        handler=handlers.list_tokens,
         role=Role.ADMIN,
         summary="List tokens, the revoked ones too",
         query=queries.PageQuery,
@@ -48,7 +50,7 @@ TOKENS = (
     Operation(
         method="POST",
         path=f"{API}/tokens",
-        handler=tokens.create_token,
+        handler=handlers.create_token,
         role=Role.ADMIN,
         repeatable=True,
         summary="Make a token",
@@ -59,7 +61,7 @@ TOKENS = (
     Operation(
         method="DELETE",
         path=f"{API}/tokens/{{id}}",
-        handler=tokens.revoke_token,
+        handler=handlers.revoke_token,
         role=Role.ADMIN,
         summary="Revoke a token, and end the sessions opened with it",
         replies=(Reply(204, "Revoked."),),
@@ -71,7 +73,7 @@ AUDIT = (
     Operation(
         method="GET",
         path=f"{API}/audit",
-        handler=tokens.list_audit,
+        handler=handlers.list_audit,
         role=Role.ADMIN,
         summary="List the audit log, newest first; as NDJSON all of it, oldest first",
         query=queries.AuditQuery,
@@ -83,11 +85,51 @@ AUDIT = (
     Operation(
         method="GET",
         path=f"{API}/audit/verify",
-        handler=tokens.verify_audit,
+        handler=handlers.verify_audit,
         role=Role.ADMIN,
         summary="Follow the chain of the audit log",
         replies=(Reply(200, "What was found.", views.AuditVerification),),
     ),
 )
 
-OPERATORS = SESSIONS + TOKENS + AUDIT
+WEBHOOKS = (
+    Operation(
+        method="GET",
+        path=f"{API}/webhooks",
+        handler=handlers.list_webhooks,
+        role=Role.ADMIN,
+        summary="List webhooks",
+        query=queries.PageQuery,
+        replies=(Reply(200, "A page of webhooks.", Page[views.WebhookView]),),
+    ),
+    Operation(
+        method="POST",
+        path=f"{API}/webhooks",
+        handler=handlers.create_webhook,
+        role=Role.ADMIN,
+        repeatable=True,
+        summary="Subscribe a URL to events",
+        body=views.CreateWebhookRequest,
+        replies=(Reply(201, "Subscribed; its secret is shown this once.", views.WebhookWithSecret),),
+    ),
+    Operation(
+        method="DELETE",
+        path=f"{API}/webhooks/{{id}}",
+        handler=handlers.delete_webhook,
+        role=Role.ADMIN,
+        summary="Delete a webhook, and what waits for it",
+        replies=(Reply(204, "Deleted."),),
+        errors=(404,),
+    ),
+    Operation(
+        method="POST",
+        path=f"{API}/webhooks/{{id}}/test",
+        handler=handlers.test_webhook,
+        role=Role.ADMIN,
+        summary="Send a webhook something now",
+        replies=(Reply(200, "How it answered.", views.WebhookTest),),
+        errors=(404,),
+    ),
+)
+
+OPERATORS = SESSIONS + TOKENS + AUDIT + WEBHOOKS

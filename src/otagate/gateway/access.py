@@ -110,6 +110,11 @@ class Access:
         now_ms = self._now_ms()
         return any(t.role == Role.ADMIN.label and t.is_good(now_ms) for t in self._tokens.values())
 
+    def has_name(self, name: str) -> bool:
+        """Whether a good token has it."""
+        now_ms = self._now_ms()
+        return any(t.name == name and t.is_good(now_ms) for t in self._tokens.values())
+
     def last_used_ms(self, token: Token) -> int | None:
         """When the token was last used."""
         return self._used.get(token.number) or token.last_used_at_ms

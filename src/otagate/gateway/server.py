@@ -32,23 +32,27 @@ from otagate.gateway.counters import Counters
 from otagate.gateway.deadlines import Deadlines
 from otagate.gateway.dispatch import Dispatch
 from otagate.gateway.health import Health
-from otagate.gateway.journal import Entry, Journal
+from otagate.gateway.housekeeping import Housekeeping
+from otagate.gateway.journal import Journal
 from otagate.gateway.notify import ADMIN as ADMIN_SOCKET
 from otagate.gateway.notify import DEVICES as DEVICE_SOCKETS
 from otagate.gateway.notify import Notifier, take_listeners, take_notifier
 from otagate.gateway.observer import Observer
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.overview import Overview
+from otagate.gateway.posting import Poster
 from otagate.gateway.service import Service
 from otagate.gateway.sessions import Sessions
+from otagate.gateway.stalls import Stalls
 from otagate.gateway.tables import Presence
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
+from otagate.gateway.webhooks import Webhooks
 from otagate.store.blobs import Blobs
 from otagate.store.interface import Store
 from otagate.store.lmdb import open_store
 from otagate.store.migrations import FIRST_TOKEN
-from otagate.store.operators import ADMIN, AddToken, AuditNote, Token, TouchTokens
+from otagate.store.operators import ADMIN, AddToken, AuditNote, Token
 from otagate.wire import messages
 
 log = logs.get("gateway")
@@ -79,7 +83,6 @@ class Gateway:
         self.clock = clock
         self.nursery = nursery
         self.access = Access(clock.now_ms)
-        self._next_used_flush_ms = 0
         self.presence = Presence()
         self.outbox = Outbox(plane_face)
         self.counters = Counters()
@@ -104,7 +107,13 @@ class Gateway:
         )
         self.deadlines = Deadlines(self.upgrades, self.dispatch)
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
-        self.deadlines.on_sweep.append(self._flush_used)
+        housekeeping = Housekeeping(self.access, self.journal, nursery.start_soon)
+        self.deadlines.on_sweep.append(housekeeping.sweep)
+        poster = Poster(lambda: clock.validity_now_ms() / 1000)
+        self.webhooks = Webhooks(store, self.journal, poster, clock.now_ms)
+        stalled_ms = configuration.webhook.stalled_minutes * 60_000
+        self.stalls = Stalls(self.upgrades, self.webhooks, stalled_ms, nursery.start_soon)
+        self.deadlines.on_sweep.append(self.stalls.sweep)
         self.deadlines.on_sweep.append(lambda now_ms: logs.report_suppressed())
         self.upgrades.on_stop_transfer = self.transfers.stop_attempt
         self.upgrades.on_batch_completed = lambda batch: self.batches.image_maybe_unused(
@@ -121,14 +130,8 @@ class Gateway:
         self.upgrades.group_settled()
         self.outbox.flush()
         self.board.publish()
-
-    def _flush_used(self, now_ms: int) -> None:
-        """Write when tokens were last used, once a minute."""
-        if now_ms >= self._next_used_flush_ms:
-            self._next_used_flush_ms = now_ms + limits.token_used_flush_ms
-            used = self.access.take_used()
-            if used:
-                self.journal.submit(Entry([TouchTokens(used)]))
+        if self.webhooks:
+            self.webhooks.look()
 
     async def take_up(self) -> None:
         """Rebuild memory from the store. Before the first device is read."""
@@ -141,6 +144,7 @@ class Gateway:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.journal.run)
             nursery.start_soon(self.dispatch.run)
+            nursery.start_soon(self.webhooks.run)
             nursery.start_soon(self._pump, wait_ready or self._wait_readable)
 
     async def _wait_readable(self) -> None:
@@ -246,7 +250,8 @@ async def ensure_admin(gateway: Gateway, data_dir: Path) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     # only now the hash: a crash in between makes another token, never a hash whose token nobody has
     now_ms = gateway.clock.now_ms()
-    change = AddToken(FIRST_TOKEN, ADMIN, hash_of(clear), now_ms)
+    name = f"{FIRST_TOKEN} {now_ms}" if gateway.access.has_name(FIRST_TOKEN) else FIRST_TOKEN
+    change = AddToken(name, ADMIN, hash_of(clear), now_ms)
 
     def note(token: Token) -> AuditNote:
         return AuditNote(token.id, {"name": token.name, "role": token.role})

@@ -1,24 +1,31 @@
-"""The facade's part about operators themselves: tokens, the audit log, requests sent again."""
+"""The facade's part about operators themselves: tokens, the audit log, webhooks, requests sent again."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from otagate import limits
-from otagate.errors import Malformed
+from otagate.errors import Malformed, NotFound
 from otagate.gateway.access import Access, Session, hash_of
 from otagate.gateway.acts import GATEWAY, Act, Note, Repeats
+from otagate.gateway.posting import checked_url
 from otagate.gateway.views import Page
 from otagate.gateway.views_operators import (
     AuditVerification,
     AuditView,
     CreateTokenRequest,
+    CreateWebhookRequest,
     SessionView,
     TokenView,
     TokenWithSecret,
+    WebhookTest,
+    WebhookView,
+    WebhookWithSecret,
 )
 from otagate.store import operators as records
 from otagate.store.interface import Change
+from otagate.store.telling import body_of
 from otagate.times import rfc3339
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TEST = "test"  # the event of a webhook's trial, which no subscription names
 AUDIT_SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets a short page
 
 
@@ -139,6 +147,46 @@ class OperatorsService:
                 return AuditVerification(entries, piece.first_broken is None, piece.first_broken)
             after = piece.next
 
+    # -- webhooks --------------------------------------------------------------------------------
+
+    async def list_webhooks(self, *, cursor: str | None, limit: int) -> Page[WebhookView]:
+        """The oldest first."""
+        after = number_of_cursor(cursor)
+        found = [webhook for webhook in await self._store.webhooks() if webhook.number > after]
+        page = [WebhookView(*_webhook_fields(webhook)) for webhook in found[:limit]]
+        return Page(page, str(found[limit - 1].number) if len(found) > limit else None)
+
+    async def create_webhook(self, request: CreateWebhookRequest, *, by: Act = GATEWAY) -> WebhookWithSecret:
+        """The secret is in the answer and in no other. Invalid: the URL, or there are too many."""
+        change = records.AddWebhook(
+            url=checked_url(request.url),
+            events=tuple(dict.fromkeys(request.events)),
+            secret=secrets.token_urlsafe(32),
+            at_ms=self._now_ms(),
+        )
+        return await self._act(
+            by,
+            "webhook.create",
+            _note_webhook,
+            change,
+            lambda webhook: WebhookWithSecret(*(*_webhook_fields(webhook), webhook.secret)),
+            self._gateway.webhooks.keep,
+        )
+
+    async def delete_webhook(self, id: str, *, by: Act = GATEWAY) -> None:
+        """With what waits for it. NotFound."""
+        change = records.DeleteWebhook(id)
+        await self._act(by, "webhook.delete", _note_webhook, change, _nothing, self._gateway.webhooks.drop)
+
+    async def test_webhook(self, id: str) -> WebhookTest:
+        """Send it something now, and say how it answers. NotFound."""
+        webhook = next((found for found in await self._store.webhooks() if found.id == id), None)
+        if webhook is None:
+            raise NotFound(f"there is no webhook {id}")
+        body = body_of(TEST, TEST, self._now_ms(), {"webhook": webhook.id})
+        result = await self._gateway.webhooks.poster.post(webhook, TEST, TEST, body)
+        return WebhookTest(result.delivered, result.status, result.error)
+
 
 def _nothing(outcome: object) -> None:
     """The view of what answers with no body."""
@@ -159,6 +207,23 @@ def _token_fields(token: records.Token, last_used_ms: int | None) -> tuple[Any, 
 def _note_token(token: records.Token) -> records.AuditNote:
     details = {"name": token.name, "role": token.role, "expires_at": rfc3339(token.expires_at_ms)}
     return records.AuditNote(token.id, details)
+
+
+def _webhook_fields(webhook: records.Webhook) -> tuple[Any, ...]:
+    return (
+        webhook.id,
+        webhook.url,
+        list(webhook.events),
+        rfc3339(webhook.created_at_ms) or "",
+        webhook.pending,
+        webhook.dropped,
+    )
+
+
+def _note_webhook(webhook: records.Webhook) -> records.AuditNote:
+    """Without the URL, which may hold a key."""
+    host = urlsplit(webhook.url).hostname
+    return records.AuditNote(webhook.id, {"host": host, "events": list(webhook.events)})
 
 
 def _audit(entry: records.AuditEntry) -> AuditView:

@@ -1,4 +1,4 @@
-"""Operations on tokens and the audit log: questions to the service, and the log as a stream."""
+"""The operators' own operations that are a question to the service: tokens, the audit log, webhooks."""
 
 from msgspec.json import Encoder
 from msgspec.structs import asdict
@@ -13,6 +13,9 @@ NoQuery = queries.NoQuery
 _encode_lines = Encoder().encode_lines
 
 
+# -- tokens -----------------------------------------------------------------------------------------
+
+
 async def list_tokens(call: Call[queries.PageQuery, None]) -> Page[views.TokenView]:
     return await call.service.list_tokens(**asdict(call.query))
 
@@ -23,6 +26,9 @@ async def create_token(call: Call[NoQuery, views.CreateTokenRequest]) -> views.T
 
 async def revoke_token(call: Call[NoQuery, None]) -> None:
     await call.service.revoke_token(call.path["id"], by=call.by)
+
+
+# -- the audit log ----------------------------------------------------------------------------------
 
 
 async def list_audit(call: Call[queries.AuditQuery, None]) -> Page[views.AuditView] | None:
@@ -43,3 +49,22 @@ async def list_audit(call: Call[queries.AuditQuery, None]) -> Page[views.AuditVi
 
 async def verify_audit(call: Call[NoQuery, None]) -> views.AuditVerification:
     return await call.service.verify_audit()
+
+
+# -- webhooks ---------------------------------------------------------------------------------------
+
+
+async def list_webhooks(call: Call[queries.PageQuery, None]) -> Page[views.WebhookView]:
+    return await call.service.list_webhooks(**asdict(call.query))
+
+
+async def create_webhook(call: Call[NoQuery, views.CreateWebhookRequest]) -> views.WebhookWithSecret:
+    return await call.service.create_webhook(call.body, by=call.by)
+
+
+async def delete_webhook(call: Call[NoQuery, None]) -> None:
+    await call.service.delete_webhook(call.path["id"], by=call.by)
+
+
+async def test_webhook(call: Call[NoQuery, None]) -> views.WebhookTest:
+    return await call.service.test_webhook(call.path["id"])

@@ -15,16 +15,8 @@ COLOURS = {
 GROUNDS = ("page", "surface", "raised")
 # Not "open": the ground of a plot, that which has not ended, is told by what is drawn on it.
 STATES = (
-    *(
-        "to_be_pushed",
-        "pushed",
-        "to_be_upgraded",
-        "upgrading",
-        "to_be_retried",
-        "succeeded",
-        "failed",
-        "open",
-    ),
+    *("to_be_pushed", "pushed", "to_be_upgraded", "upgrading"),
+    *("to_be_retried", "succeeded", "failed"),
 )
 TEXTS = [
     *((text, ground) for text in ("text", "quiet", "accent", "danger", "warning") for ground in GROUNDS),

@@ -137,7 +137,9 @@ class Ledger:
         before = self._newest(key)
         batch = self.batches.get(change.batch)
         if before is None or batch is None or before.state != state:
-            return  # decided on what another gateway has changed: the commit will tell
+            if before is not None and world.plan.rivals:
+                self.decided[key] = row  # again, on what another gateway has made of the row
+            return
         if row.state != state:
             self._judge_move(change, batch, before, row)
         elif state < SUCCEEDED and (row.timeline != before.timeline or row.due_ms != before.due_ms):

@@ -15,7 +15,7 @@ from otagate.gateway.views import (
 )
 from otagate.upgrade.model import BatchStatus
 from tests.simulation.devices import SimulatedDevice
-from tests.simulation.plan import HOUR_MS
+from tests.simulation.plan import DAY_MS, HOUR_MS
 from tests.simulation.plane import IMAGE, IMAGE_BYTES
 from tests.simulation.store import Killed
 
@@ -122,8 +122,12 @@ class Operators:
         number = number_of(view.id)
         self.batches[number] = view
         known = world.ledger.batches.get(number)
-        if known is None or known.expires_at_ms <= known.created_at_ms:
+        if known is None:
             world.violate("durability", f"the creation of {view.id} was answered and is not durable")
+        elif world.wall_is_known and known.status == BatchStatus.IN_PROGRESS:
+            days_ms = known.expires_at_ms - world.wall_ms
+            if abs(days_ms - known.validity_days * DAY_MS) > world.wall_slack_ms + world.plan.commit_ms * 2:
+                world.violate("validity", f"{view.id} expires in {days_ms} ms")
         if chance.random() < 0.3:
             self._plan(
                 chance.randint(0, chance.choice((2_000, 60_000, HOUR_MS))), lambda: self._abort(number)

@@ -126,6 +126,7 @@ class SimulatedPlane:
             elif number in self.links:
                 self._command(self.links[number], kind, rest)
             elif kind == plane.ADMIT:
+                self._gone_links[number].number = rest[0]
                 self.put(plane.CLOSED, number, rest[0], plane.LOST)
             elif kind == plane.SEND and number in self._gone_links:
                 message = messages.decode_gateway_message(rest[0])

@@ -54,6 +54,7 @@ HAPPY: list[tuple[str, str, Any, int, dict[str, Any]]] = [
     ("POST", f"{V1}/webhooks/w1/test", None, 200, {"delivered": True, "status": 204, "error": None}),
     ("GET", f"{V1}/audit", None, 200, {"next": None}),
     ("GET", f"{V1}/audit/verify", None, 200, {"entries": 1, "intact": True, "first_broken": None}),
+    ("GET", f"{V1}/overview", None, 200, {"devices_online": 1}),
     ("GET", "/livez", None, 200, {"status": "live"}),
     ("GET", "/readyz", None, 200, {"status": "ready"}),
 ]
@@ -225,6 +226,7 @@ def test_every_operation_is_tried() -> None:
     tried |= {("DELETE", f"{V1}/tokens/{{id}}"), ("DELETE", f"{V1}/webhooks/{{id}}")}
     tried |= {("DELETE", f"{V1}/session"), ("GET", f"{V1}/session")}
     tried |= {("GET", "/"), ("GET", f"{V1}/firmware/{{id}}/content")}  # test_front_page, test_images
+    tried |= {("GET", f"{V1}/events")}  # test_events
     assert {(operation.method, operation.path) for operation in OPERATIONS} <= tried
 
 

@@ -10,10 +10,12 @@ import trio
 from msgspec import Struct
 
 from otagate import limits
+from otagate.admin import events
 from otagate.gateway import views
+from otagate.gateway.access import Access
 
 from .conftest import Client, Server
-from .fake import NOW, TOKEN, FakeService
+from .fake import NOW, NOW_MS, TOKEN, FakeService
 
 OVERVIEW = views.OverviewEvent(NOW, 1, 2, 3, 4, 5, 6, 7)
 
@@ -68,6 +70,12 @@ async def follow(server: Server, query: str = "", *headers: str) -> AsyncIterato
         yield stream
 
 
+async def read_on(stream: Stream) -> None:
+    """To the end."""
+    while await stream.block():
+        pass
+
+
 async def test_the_form(server: Server) -> None:
     async with follow(server) as stream:
         assert b"200" in stream.head
@@ -88,10 +96,19 @@ async def test_filters_and_the_last_event_reach_the_service(server: Server) -> N
 
 
 async def test_a_comment_in_silence(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "events_comment_ms", 1)
+    monkeypatch.setattr(events, "COMMENT_S", 0.001)
     async with follow(server) as stream:
         await stream.block()
         assert await stream.block() == b":\n\n"
+
+
+async def test_a_revoked_token_ends_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "COMMENT_S", 0.001)
+    async with follow(server) as stream:
+        await stream.block()
+        monkeypatch.setattr(server.service, "access", Access(lambda: NOW_MS))
+        with pytest.raises(EOFError):
+            await read_on(stream)
 
 
 async def test_who_leaves_is_forgotten(server: Server, no_log: Any) -> None:

@@ -5,6 +5,7 @@ gets slower for all. Medians are told, with the spread; what counts are the rati
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -129,7 +130,9 @@ def told(row: Row, subject: str = "gateway") -> str:
     figure = row.of(subject)
     if figure is None:
         return row.failures.get(subject, "not measured")
-    return with_spread(figure)
+    per_cpu = row.of(subject, f"{row.figure}_per_cpu_s")
+    beside = f"; {number(per_cpu.value)} {per_cpu.unit}" if per_cpu is not None else ""
+    return with_spread(figure) + beside
 
 
 def verdict(row: Row) -> str:
@@ -156,11 +159,14 @@ def table_markdown(report: Report, rows: Sequence[Row], peers: Sequence[str]) ->
 
 
 def told_short(row: Row, name: str) -> str:
-    """A peer's figure and the ratio, above 1 where the gateway is better."""
+    """A peer's figure and the ratio, above 1 where the gateway is better; also that of processor times, which
+    others on the machine disturb least."""
     figure = row.of(name)
     if figure is None:
         return "-"
-    return f"{number(figure.value)} ({row.ratio(name):.2g} ×)"
+    per_cpu = row.ratio(name, f"{row.figure}_per_cpu_s")
+    beside = "" if math.isnan(per_cpu) else f", per CPU-second {per_cpu:.2g} ×"
+    return f"{number(figure.value)} ({row.ratio(name):.2g} ×{beside})"
 
 
 def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -162,7 +162,8 @@ class Gateway:
                 with trio.move_on_after(wait_s) as waiting:
                     await wait_ready()
                 if waiting.cancelled_caught:
-                    self.counters.lateness_seconds.observe(trio.current_time() - asked_s - wait_s)
+                    late_s = trio.current_time() - asked_s - wait_s
+                    self.counters.lateness_seconds.observe(max(late_s, 0.0))
             began_s = trio.current_time()
             await self.sessions.handle(self.plane.drain())
             # the answers of this drain leave together, before anything slower is begun

@@ -8,7 +8,7 @@ holds the vectors that the gateway, the command line and the console all pass.
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ AUTH_METHODS = ("secret", "certificate", "both")
 _WORD = f"{CHINESE}A-Za-z0-9"
 _PRODUCT_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.product_key_chars_max}}}")
 _IDENTIFIER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:@-]{{0,{limits.identifier_chars_max - 1}}}")
+_IDENTIFIER_LINES = re.compile(rf"(?:{_IDENTIFIER.pattern}\n)*+")
 _SECRET = re.compile(rf"[ -~]{{{limits.secret_chars_min},{limits.secret_chars_max}}}")
 _FIRMWARE_NAME = re.compile(
     rf"[{_WORD}](?:[{_WORD}_\-.()（）]{{0,{limits.firmware_name_chars_max - 2}}}[{_WORD}])?"
@@ -234,11 +235,19 @@ def check_devices(value: Any) -> tuple[str, ...]:
     """The identifiers of a directed batch, 1-100,000, each once, in the order in which they were given."""
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= limits.directed_devices_max:
         raise _invalid("devices", "devices")
-    matches = _IDENTIFIER.fullmatch
-    for index, identifier in enumerate(value):
-        if not (isinstance(identifier, str) and matches(identifier)):
-            raise _invalid(f"devices[{index}]", "identifier")
+    if not _are_identifiers(value):
+        for index, identifier in enumerate(value):
+            check_identifier(identifier, f"devices[{index}]")
     return tuple(dict.fromkeys(value))
+
+
+def _are_identifiers(values: Sequence[Any]) -> bool:
+    """All of them in one match: 100,000 one by one would hold up the loop for 50 ms, these for 8 ms."""
+    if set(map(type, values)) != {str}:
+        return False
+    lines = "\n".join(values) + "\n"
+    # a line break inside one would pass for the end of it
+    return lines.count("\n") == len(values) and _IDENTIFIER_LINES.fullmatch(lines) is not None
 
 
 class BatchParameters(msgspec.Struct, frozen=True):

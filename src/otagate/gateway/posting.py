@@ -11,10 +11,9 @@ import hmac
 import ssl
 import time
 from collections.abc import Callable
-from types import TracebackType
 from urllib.parse import urlsplit
 
-import httpx
+import h11
 import trio
 from msgspec import Struct
 
@@ -40,58 +39,79 @@ class Result(Struct, frozen=True):
         return self.error or f"answered {self.status}"
 
 
+_TOO_LATE = f"no answer within {limits.webhook_timeout_ms // 1000} s"
+
+
 class Poster:
-    """Makes attempts over kept connections; to be closed."""
+    """Makes attempts, each on a connection of its own."""
 
     def __init__(self, unix_s: Callable[[], float] = time.time) -> None:
         self._unix_s = unix_s
-        self._client: httpx.AsyncClient | None = None
-
-    async def __aenter__(self) -> "Poster":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._client is not None:
-            with trio.CancelScope(shield=True):
-                await self._client.aclose()
+        self._trust: ssl.SSLContext | None = None
 
     async def post(self, webhook: Webhook, delivery: str, event: str, body: bytes) -> Result:
         """One attempt. Raises nothing that a receiver can cause."""
-        with trio.move_on_after(limits.webhook_timeout_ms / 1000):
-            try:
-                client = await self._opened()
-                return await self._exchange(client, webhook, delivery, event, body)
-            except Exception as error:  # of three libraries, and of names that do not resolve
-                return Result(error=str(error) or type(error).__name__)
-        return Result(error=f"no answer within {limits.webhook_timeout_ms // 1000} s")
-
-    async def _opened(self) -> httpx.AsyncClient:
-        """The client. Reading certificates takes tens of milliseconds: in a thread, and once needed."""
-        if self._client is None:
-            context = await trio.to_thread.run_sync(ssl.create_default_context)
-            if self._client is None:  # nobody else was faster
-                self._client = httpx.AsyncClient(verify=context, trust_env=False, timeout=None)  # noqa: S113
-        return self._client
-
-    async def _exchange(
-        self, client: httpx.AsyncClient, webhook: Webhook, delivery: str, event: str, body: bytes
-    ) -> Result:
         headers = {
+            "host": urlsplit(webhook.url).netloc,
             "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
             "user-agent": f"otagate/{__version__}",
             "x-otagate-event": event,
             "x-otagate-delivery": delivery,
             "x-otagate-signature": signature(webhook.secret, int(self._unix_s()), body),
         }
-        async with client.stream("POST", webhook.url, content=body, headers=headers) as response:
-            read = 0
-            async for piece in response.aiter_raw():
-                read += len(piece)
-                if read > limits.webhook_response_bytes_max:
-                    break  # the status is known; the connection is given up
-            return Result(response.status_code)
+        results: list[Result] = []
+        with trio.move_on_after(limits.webhook_timeout_ms / 1000):
+            try:
+                async with await self._connect(webhook.url) as stream:
+                    await _exchange(stream, webhook.url, headers, body, results.append)
+            except Exception as error:  # of the network, of TLS, of h11, of names that do not resolve
+                if not results:
+                    results.append(Result(error=str(error) or type(error).__name__))
+        return results[0] if results else Result(error=_TOO_LATE)
+
+    async def _connect(self, url: str) -> trio.abc.Stream:
+        parts = urlsplit(url)
+        assert parts.hostname is not None, "checked_url has seen to it"
+        is_secure = parts.scheme == "https"
+        stream = await trio.open_tcp_stream(parts.hostname, parts.port or (443 if is_secure else 80))
+        if not is_secure:
+            return stream
+        if self._trust is None:  # reads files for tens of milliseconds: not on the loop, and once
+            self._trust = await trio.to_thread.run_sync(ssl.create_default_context)
+        return trio.SSLStream(stream, self._trust, server_hostname=parts.hostname, https_compatible=True)
+
+
+async def _exchange(
+    stream: trio.abc.Stream,
+    url: str,
+    headers: dict[str, str],
+    body: bytes,
+    settle: Callable[[Result], None],
+) -> None:
+    """Send the request; `settle` as soon as the answer's status is known. What follows it is read to its end,
+    so that the receiver is not cut off, but not past a bound."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    connection = h11.Connection(h11.CLIENT)
+    request = h11.Request(method="POST", target=target, headers=list(headers.items()))
+    await stream.send_all(
+        (connection.send(request) or b"")
+        + (connection.send(h11.Data(data=body)) or b"")
+        + (connection.send(h11.EndOfMessage()) or b"")
+    )
+    read_bytes = 0
+    while read_bytes <= limits.webhook_response_bytes_max:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(limits.webhook_response_bytes_max)
+            read_bytes += len(data)
+            connection.receive_data(bytes(data))
+        elif isinstance(event, h11.Response):
+            settle(Result(event.status_code))
+        elif isinstance(event, h11.EndOfMessage):
+            return
 
 
 def signature(secret: str, unix_s: int, body: bytes) -> str:
@@ -105,8 +125,7 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         is_sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        httpx.URL(url)
-    except (ValueError, httpx.InvalidURL):
+    except ValueError:
         is_sound = False
     if not is_sound or not (url.isascii() and url.isprintable()) or " " in url:
         raise Invalid("This is no http or https URL in ASCII.", field="url")

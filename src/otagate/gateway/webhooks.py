@@ -46,7 +46,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Work until cancelled, beginning with what waits."""
-        async with self.poster, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for webhook in await self.store.webhooks():
                 self.keep(webhook)

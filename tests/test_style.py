@@ -17,12 +17,13 @@ ROOT = Path(__file__).parent.parent
 
 # -- the rules' tables -----------------------------------------------------------------------------
 
-GROUND = {"errors", "limits"}
+GROUND = {"errors", "limits", "times"}
 LOW = GROUND | {"logs", "wire", "upgrade", "hashing"}
 # The floors, from the ground up: what each room may know. wire and upgrade do not know each other.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "limits": set(),
+    "times": set(),
     "logs": GROUND,
     "config": GROUND,
     "wire": GROUND,
@@ -39,7 +40,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 WIRING = {"__main__", "cli"}
 # The only doors of a room to another.
 DOORS: dict[tuple[str, str], set[str]] = {
-    ("admin", "gateway"): {"otagate.gateway.service", "otagate.gateway.views"},
+    ("admin", "gateway"): {
+        "otagate.gateway.service",
+        "otagate.gateway.views",
+        "otagate.gateway.views_operators",
+        "otagate.gateway.access",  # who asks
+        "otagate.gateway.acts",  # and how what they do is told
+    },
 }
 # Where the protocol is translated to the rules: reports in, effects out, and the sessions that carry both.
 TRANSLATORS = {"otagate.gateway.sessions", "otagate.gateway.reports", "otagate.gateway.upgrades"}

@@ -1,0 +1,67 @@
+"""`otagate backup DIR` and `otagate restore DIR --data DATA`: copies of a data folder."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from otagate.cli import serve
+from otagate.cli.exits import CommandError, Exit
+from otagate.errors import StoreError
+
+if TYPE_CHECKING:
+    from otagate.store.backup import Manifest
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Arguments of both."""
+    parser = commands.add_parser("backup", help="copy the data folder, also of a gateway that runs")
+    parser.add_argument("target", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    _add_options(parser)
+    parser.set_defaults(run=_back_up)
+    parser = commands.add_parser("restore", help="make a data folder of a backup")
+    parser.add_argument("source", type=Path, metavar="DIR", help="a backup")
+    _add_options(parser)
+    parser.set_defaults(run=_restore)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in TOML")
+    parser.add_argument("--data", metavar="DIR", help="the data folder (./otagate-data)")
+
+
+def _data_dir(arguments: argparse.Namespace) -> Path:
+    from otagate import config
+
+    flags = {serve.FLAGS["data"]: arguments.data}
+    return config.load(arguments.config, os.environ, flags).data.dir
+
+
+def _back_up(arguments: argparse.Namespace) -> int:
+    from otagate.store.backup import back_up
+
+    try:
+        made = back_up(_data_dir(arguments), arguments.target)
+    except StoreError as error:
+        raise CommandError(str(error)) from error
+    print(f"{arguments.target}: {_said(made)}")
+    return Exit.OK
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from otagate.store.backup import restore
+
+    data_dir = _data_dir(arguments)
+    try:
+        made = restore(arguments.source, data_dir)
+    except StoreError as error:
+        raise CommandError(str(error)) from error
+    print(f"{data_dir}: {_said(made)}")
+    return Exit.OK
+
+
+def _said(manifest: "Manifest") -> str:
+    return (
+        f"the store as of {manifest.at or 'its beginning'}, {manifest.images} images of "
+        f"{manifest.bytes} bytes; checked"
+    )

@@ -94,14 +94,14 @@ def acknowledge_early() -> Patches:
     return [(Upgrades, "submit", submit_and_acknowledge)]
 
 
-@fault("durability", "answers", "burning")
+@fault("memory", "durability", "burning")
 def keep_beginning_in_memory() -> Patches:
-    """first progress kept in memory, its state lost by a restart."""
+    """first chunk kept in memory, its state lost by a restart."""
 
-    def first_progress(row: Any, event: Any, now_ms: int, rules: Any) -> Any:
-        return replace(states._first_progress(row, event, now_ms, rules), durable=False)
+    def first_chunk(row: Any, event: Any, now_ms: int, rules: Any) -> Any:
+        return replace(states._first_chunk(row, event, now_ms, rules), durable=False)
 
-    return handling(events.Progress, State.TO_BE_UPGRADED, first_progress)
+    return handling(events.ChunkWritten, State.TO_BE_UPGRADED, first_chunk)
 
 
 @fault("compare and set")

@@ -371,6 +371,7 @@ class Judge:
                 world.violate(
                     "deliveries", f"{device, number} is back and was not told of {row.attempt} again"
                 )
+        self._judge_memory(upgrades)
         self._leak("presence", set(dict(gateway.presence.items())) - set(self.online))
         self._leak("rows", set(upgrades.rows) - (set(running) & set(self.online)))
         pushed = {device for device in running if self._waiting_row(device, running[device])}
@@ -385,6 +386,22 @@ class Judge:
         self._leak("returned", gateway.dispatch._returned)
         working = {n for n, batch in self._ledger.batches.items() if batch.status == BatchStatus.IN_PROGRESS}
         self._leak("batches", set(upgrades.batches) - working)
+
+    def _judge_memory(self, upgrades: Any) -> None:
+        """What memory keeps of rows is what is durable, now that nothing is on its way."""
+        for device, upgrade in upgrades.rows.items():
+            row, durable = upgrade.row, self._ledger.rows[device, upgrade.batch]
+            if (row.state, row.attempt, row.due_ms) != (durable.state, durable.attempt, durable.due_ms):
+                self._world.violate("memory", f"{device, upgrade.batch} is {row}, durable is {durable}")
+        for number, batch in upgrades.batches.items():
+            roster = batch.roster
+            for device in () if batch.ended else self._ledger.members[number]:
+                row = self._ledger.rows[device, number]
+                known = roster.get_state(device), roster.get_attempt(device)
+                if known != (row.state, row.attempt):
+                    self._world.violate(
+                        "memory", f"the roster has {known} of {device, number}, which is {row}"
+                    )
 
     def _waiting_row(self, device: int, number: int) -> bool:
         return device in self.online and self._ledger.rows[device, number].state == State.PUSHED

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from otagate import limits
 from otagate.errors import RequestError
 from otagate.gateway.journal import Entry
+from otagate.store import records, tables
 from otagate.store.interface import (
     Batch,
     BatchView,
@@ -365,6 +366,10 @@ class Ledger:
         with self._world.store.view() as view:
             snapshot = Snapshot(view)
             batches = [snapshot.batch(number) for number in range(1, self._last_number() + 1)]
+            for _, value in tables.scan(view, tables.DEVICES, b""):
+                device = records.unpack_device(value)
+                if device.version is not None:
+                    self.versions[device.number].add(device.version)  # by a commit that nobody saw return
         for batch in batches:
             if batch is not None and batch.status != BatchStatus.CREATING:
                 known = self.batches.get(batch.number)

@@ -15,7 +15,7 @@ from otagate.gateway.views import (
 )
 from otagate.upgrade.model import BatchStatus
 from tests.simulation.devices import SimulatedDevice
-from tests.simulation.plan import DAY_MS, HOUR_MS
+from tests.simulation.plan import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.simulation.plane import IMAGE, IMAGE_BYTES
 from tests.simulation.store import Killed
 
@@ -80,7 +80,7 @@ class Operators:
 
     def _begin(self, act: Callable[[], Awaitable[None]]) -> None:
         if self._world.down:
-            self._world.at(self._world.now_ms + 60_000, self._begin, act)
+            self._world.at(self._world.now_ms + 20 * MINUTE_MS, self._begin, act)
         else:
             self._world.nursery.start_soon(self._act, act)
 

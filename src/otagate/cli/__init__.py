@@ -11,11 +11,24 @@ import sys
 from collections.abc import Sequence
 
 from otagate import __version__
-from otagate.cli import backup, batch, config, demo, device, firmware, product, serve, simulate
+from otagate.cli import (
+    audit,
+    backup,
+    batch,
+    config,
+    demo,
+    device,
+    firmware,
+    product,
+    serve,
+    simulate,
+    token,
+    webhook,
+)
 from otagate.cli.exits import EPILOG, CommandError, Exit
 from otagate.errors import ConfigurationError
 
-COMMANDS = (serve, demo, simulate, product, device, firmware, batch, backup, config)
+COMMANDS = (serve, demo, simulate, product, device, firmware, batch, token, audit, webhook, backup, config)
 
 
 def build_parser() -> argparse.ArgumentParser:

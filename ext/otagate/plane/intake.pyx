@@ -151,7 +151,7 @@ cdef size_t take_payload(Core* core, Connection* connection, uint8_t* payload, s
     if append(input, payload, taken) < 0:
         end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
         return size
-    if input.opcode == OPCODE_TEXT:
+    if input.opcode == OPCODE_TEXT and taken:  # an empty first fragment has no memory yet
         input.utf8 = utf8_feed(input.utf8, input.message + input.message_size - taken, taken)
         if input.utf8 == UTF8_REJECT:
             fail(core, connection, CODE_BAD_TEXT, "text is not UTF-8")

@@ -10,6 +10,8 @@ from libc.string cimport memcpy
 
 from otagate.wire cimport frames, handshake
 
+cdef const char* NOTHING = b""  # an empty head is somewhere, too: arithmetic on NULL is undefined
+
 UTF8_ACCEPT = frames.UTF8_ACCEPT
 UTF8_REJECT = frames.UTF8_REJECT
 
@@ -106,7 +108,7 @@ def parse_head(const uint8_t[::1] head, bint any_path=False):
     """The handshake of a head (up to and including CRLF CRLF): (status, accept, subprotocol)."""
     cdef handshake.Handshake out
     cdef size_t size = head.shape[0]
-    handshake.parse_head(&head[0] if size else NULL, size, any_path, &out)
+    handshake.parse_head(&head[0] if size else <const uint8_t*>NOTHING, size, any_path, &out)
     accept = PyBytes_FromStringAndSize(<const char*>out.accept, 28) if out.status == 101 else b""
     return out.status, accept, bool(out.subprotocol)
 
@@ -116,6 +118,6 @@ def handshake_response(const uint8_t[::1] head, bint any_path=False):
     cdef handshake.Handshake out
     cdef uint8_t response[handshake.HANDSHAKE_RESPONSE_BYTES_MAX]
     cdef size_t size = head.shape[0]
-    handshake.parse_head(&head[0] if size else NULL, size, any_path, &out)
+    handshake.parse_head(&head[0] if size else <const uint8_t*>NOTHING, size, any_path, &out)
     size = handshake.write_response(&out, response, handshake.HANDSHAKE_RESPONSE_BYTES_MAX)
     return PyBytes_FromStringAndSize(<const char*>response, size)

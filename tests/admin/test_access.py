@@ -245,6 +245,9 @@ async def test_the_cookie_is_secure_on_tls(autojump_clock: object) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as browser:
             response = await browser.post(f"{V1}/session", json={"token": gateway.tokens["viewer"]})
         assert response.headers["set-cookie"].endswith("; Secure")
+        body, headers = {"token": gateway.tokens["viewer"]}, {"origin": "https://gateway"}  # behind a proxy
+        response = await gateway.client().post(f"{V1}/session", json=body, headers=headers)
+        assert response.headers["set-cookie"].endswith("; Secure")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ async def log_in(call: Call[NoQuery, LoginRequest]) -> SessionView:
     exchange = call.exchange
     check_origin(exchange)
     cookie, session = call.service.access.open_session(call.body.token, exchange.address)
-    secure = "; Secure" if exchange.is_secure else ""
+    # behind a proxy that ends TLS only the browser knows how it came here
+    by_tls = exchange.is_secure or exchange.headers.get("origin", "").startswith("https://")
+    secure = "; Secure" if by_tls else ""
     exchange.more_headers["set-cookie"] = f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"
     return call.service.session(session)
 

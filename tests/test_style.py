@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "limits": set(),
     "times": set(),
+    "openmetrics": set(),
     "logs": GROUND,
     "config": GROUND,
     "wire": GROUND,
@@ -32,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": LOW - {"wire"},
     "sdk": LOW - {"upgrade"},
     "plane": LOW - {"upgrade"},
-    "gateway": LOW | {"config", "store", "plane"},
-    "admin": GROUND | {"logs", "config", "gateway"},
+    "gateway": LOW | {"config", "openmetrics", "store", "plane"},
+    "admin": GROUND | {"logs", "config", "openmetrics", "gateway"},
     "bench": GROUND | {"logs", "wire", "sdk", "plane", "hashing"},
 }
 # The wiring knows all rooms.
@@ -51,7 +52,7 @@ DOORS: dict[tuple[str, str], set[str]] = {
 # Where the protocol is translated to the rules: reports in, effects out, and the sessions that carry both.
 TRANSLATORS = {"otagate.gateway.sessions", "otagate.gateway.reports", "otagate.gateway.upgrades"}
 # No I/O, no clock, no chance: what these need is an argument.
-PURE = ("otagate.upgrade", "otagate.wire", "otagate.sdk.agent")
+PURE = ("otagate.upgrade", "otagate.wire", "otagate.sdk.agent", "otagate.openmetrics")
 IMPURE = {
     *("asyncio", "logging", "os", "posix", "random", "secrets", "select", "socket", "ssl", "subprocess"),
     *("threading", "time", "trio", "otagate.logs", "otagate.config", "libc.time", "libc.stdio"),

@@ -38,7 +38,7 @@ def modules() -> list[Extension]:
 
 
 setup(
-    packages=find_packages("src") + ["otagate_bench", "otagate_bench.scenarios", "otagate_bench.peers"],
+    packages=[*find_packages("src"), "otagate_bench", "otagate_bench.scenarios", "otagate_bench.peers"],
     package_dir={"": "src", "otagate_bench": "bench"},
     ext_modules=cythonize(
         modules(),

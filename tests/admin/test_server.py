@@ -335,6 +335,17 @@ async def test_slow_head_is_cut(service: FakeService, monkeypatch: pytest.Monkey
         assert await read_all(stream) == b""
 
 
+async def test_idle_after_a_streamed_answer_is_cut(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "admin_idle_timeout_s", 0.05)
+    async with serving(service) as server, await server.connect() as stream:
+        head = f"GET {V1}/products/lamp/devices HTTP/1.1\r\n{HEAD}Accept: text/csv\r\n\r\n"
+        await stream.send_all(head.encode())
+        with trio.fail_after(10):
+            assert (await read_all(stream)).endswith(b"\r\n0\r\n\r\n")
+
+
 async def test_stalled_body_is_refused(
     service: FakeService, monkeypatch: pytest.MonkeyPatch, no_log: pytest.LogCaptureFixture
 ) -> None:

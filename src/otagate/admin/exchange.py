@@ -47,6 +47,7 @@ class Exchange:
         self.more_headers: dict[str, str] = {}
         self.started = False
         self.status = 0  # of the answer, once it has begun
+        self._finishing = False
         self._receive = receive
         self._send = send
         self._body_bytes_left = 0
@@ -122,6 +123,7 @@ class Exchange:
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last bytes. An answer that is not finished reads as broken off."""
+        self._finishing = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def answer(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
@@ -141,4 +143,7 @@ class Exchange:
     async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        scope.cancel()
+        # The end of the answer reads like this too. What makes the connection idle must not be cancelled:
+        # it would have no idle time-out, and nothing would end it at shutdown.
+        if not self._finishing:
+            scope.cancel()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -222,3 +223,22 @@ def test_sigterm_says_goodbye_and_loses_nothing(tmp_path: Path, client: str) -> 
         connection.close()
         assert operator.upgrade(batch, "d1")["state"] == "succeeded"
     assert check_store([str(tmp_path / "data")]) == 0
+
+
+def test_sigterm_lets_an_upload_end(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as gateway, Operator(gateway) as operator:
+        operator.create_product()
+        query = "product=lamp&name=late&version=2.0&file_name=late.bin"
+        with socket.create_connection(gateway.admin) as upload:
+            head = (
+                f"POST /api/v1/firmware?{query} HTTP/1.1\r\nHost: gateway\r\n"
+                f"Authorization: Bearer {gateway.token}\r\nContent-Length: 2\r\n"
+                "Expect: 100-continue\r\nConnection: close\r\n\r\n"
+            )
+            upload.sendall(head.encode())
+            answer = upload.makefile("rb")
+            assert answer.readline() == b"HTTP/1.1 100 \r\n"  # it is being served
+            gateway.terminate()
+            gateway.wait_for(lambda: "draining" in gateway.log)
+            upload.sendall(b"ab")
+            assert b"HTTP/1.1 201" in answer.read()

@@ -403,7 +403,20 @@ async def test_draining_says_goodbye_and_writes_what_is_in_memory(autojump_clock
         assert record is not None
         assert record.last_seen_ms is not None
         assert harness.now_ms - 100 < record.last_seen_ms <= harness.now_ms
-        assert harness.gateway.not_ready() == ["not listening yet", "draining"]
+        assert harness.gateway.draining
+
+
+async def test_a_device_that_does_not_go_keeps_nothing_from_being_written(autojump_clock: object) -> None:
+    async with gateway_harness() as harness:
+        device, batch = await reach(harness, "upgrading")
+        device.send(progress(batch, 77))
+        await harness.rest()
+        harness.plane.devices.pop(device.conn)  # it reads nothing: no end of its connection is seen
+        with trio.fail_after(10):
+            assert not await harness.gateway.drain(9)
+        stored = (await harness.store.upgrades([(device.number, 1)]))[0]
+        assert stored is not None
+        assert stored.row.progress == 77
 
 
 async def test_who_logs_in_while_the_gateway_drains_is_told_goodbye(autojump_clock: object) -> None:

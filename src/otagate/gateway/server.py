@@ -9,12 +9,12 @@ accepting, say goodbye to every device, let what was read be answered, close the
 `drain_timeout_s`, and cut short by a second SIGTERM.
 """
 
+import math
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ log = logs.get("gateway")
 
 TOKEN_FILE = "admin-token"  # noqa: S105 - a name, no secret
 GOODBYE_SLICE = 1_000
+PATIENCE_SHARE = 0.9  # of the time to drain; the rest is for writing what only memory has
 
 WaitReady = Callable[[], Awaitable[None]]
 ServeAdmin = Callable[..., Awaitable[Any]]
@@ -190,8 +191,11 @@ class Gateway:
 
     # -- stopping --------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
-        """Say goodbye to every device, let everything that was read be answered, write what is in memory."""
+    async def drain(self, patience_s: float = math.inf, wait_operators: WaitReady | None = None) -> bool:
+        """Say goodbye to every device, let everything that was read be answered, write what is in memory.
+
+        After `patience_s` nobody is waited for any more. Returns whether all had gone by then.
+        """
         self.draining = True
         self.board.close()
         self.plane.unlisten()
@@ -206,10 +210,14 @@ class Gateway:
                 self.outbox.close(conn, 0)
             self.outbox.flush()
             await trio.lowlevel.checkpoint()
-        await self.sessions.wait_none()
+        with trio.move_on_after(patience_s) as patience:
+            await self.sessions.wait_none()
+            if wait_operators is not None:
+                await wait_operators()
         self.sessions.flush_last_seen(self.clock.now_ms(), all_of_them=True)
         self.upgrades.flush_progress()
         await self.journal.wait_idle()
+        return not patience.cancelled_caught
 
 
 # -- the process -------------------------------------------------------------------------------------
@@ -304,9 +312,14 @@ async def _serve(
         await ensure_admin(gateway, data_dir)
         service = Service(gateway, blobs)
         stopping = trio.Event()
-        await nursery.start(
-            partial(serve_admin, service, admin_listener.detach(), shutdown_trigger=stopping.wait)
-        )
+        operators_gone = trio.Event()
+
+        async def serve_operators(task_status: trio.TaskStatus[None]) -> None:
+            fd = admin_listener.detach()
+            await serve_admin(service, fd, shutdown_trigger=stopping.wait, task_status=task_status)
+            operators_gone.set()
+
+        await nursery.start(serve_operators)
         for listener in device_listeners:
             device_plane.listen(listener.fileno())
         gateway.listening = True
@@ -324,10 +337,12 @@ async def _serve(
         notifier.tell("STOPPING=1", "STATUS=draining")
         for listener in device_listeners:
             listener.close()
-        with trio.move_on_after(configuration.admin.drain_timeout_s) as bound:
+        complete = False
+        timeout_s = configuration.admin.drain_timeout_s
+        with trio.move_on_after(timeout_s):
             stopping.set()
-            await gateway.drain()
-        log.info("stopped", complete=not bound.cancelled_caught)
+            complete = await gateway.drain(timeout_s * PATIENCE_SHARE, operators_gone.wait)
+        log.info("stopped", complete=complete)
         nursery.cancel_scope.cancel()
         device_plane.close()
         notifier.close()

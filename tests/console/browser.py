@@ -97,11 +97,15 @@ class Gateway:
         answer = self.client.post(f"/products/{product}/devices", content=lines, headers=ndjson)
         file = self._folder / f"{product}-{prefix}.ndjson"
         file.write_text(answer.text)
+        self.simulate(product, file, *options, version=version)
+        wait_for(lambda: len(self.online(product, prefix)) == count)
+
+    def simulate(self, product: str, file: Path, *options: str, version: str = "1.0.0") -> None:
+        """Let the registered devices of a file (NDJSON, or CSV with identifier and secret) run, simulated."""
         command = [sys.executable, "-m", "otagate", "simulate", "--quiet", "--devices", str(file)]
         command += ["--url", f"ws://127.0.0.1:{self.device_port}/device", "--product", product]
         command += ["--version", version, "--burn-time", "0.2", "--reboot-time", "0.1", *options]
         self._devices.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        wait_for(lambda: len(self.online(product, prefix)) == count)
 
     def online(self, product: str, prefix: str = "") -> list[str]:
         """Identifiers of those who are online."""

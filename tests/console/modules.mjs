@@ -238,6 +238,8 @@ test("the gateway's sentence about a rule is shown in the language of the consol
   assert.equal(explain({ field: "retries", message: en["rule.retries"] }), zh["rule.retries"]);
   assert.equal(explain({ field: "name", message: "This name is taken." }), "This name is taken.");
   assert.equal(explain({ field: null, message: "Something else." }), "Something else.");
+  assert.equal(explain({ message: "the firmware lamp-2 is in use by batch b7" }), "批次 b7 正在进行并使用此固件，结束后才能删除。");
+  assert.equal(explain({ field: "key", message: "the product key lamp is already taken" }), "“lamp”已被占用，请换一个。");
   i18n.useLanguage("en");
 });
 

@@ -159,10 +159,29 @@ const FIELD_RULES = {
   description: ["firmware_description"], file_name: ["file_name"], identifier: ["identifier"], secret: ["secret"],
 };
 
+// Refusals that name things: how the gateway words them, and the name of our text, whose parameters the groups are.
+const REFUSALS = [
+  [/^the firmware .+ is in use by batch (?<batch>\S+)$/, "firmware_in_use"],
+  [/^the product key (?<name>.+) is already taken$/, "taken"],
+  [/^the identifier (?<name>.+) is already taken$/, "taken"],
+  [/^the firmware name (?<name>.+) is already taken$/, "taken"],
+  [/^the name '(?<name>.+)' is taken$/, "taken"],
+  [/^there is a token named (?<name>.+) already$/, "taken"],
+  [/^the product .+ already has firmware of version (?<name>.+)$/, "taken"],
+  [/^the product .+ still has .+$/, "product_in_use"],
+  [/^the device .+ has an upgrade that has not ended$/, "device_in_use"],
+  [/^(the )?batch .+ has already ended$/, "batch_ended"],
+  [/^This token is not valid\.$/, "token"],
+];
+
 /** What went wrong ({message, field?}), in the language shown where that is known, else in the gateway's own words. */
 export function explain(error) {
   for (const rule of FIELD_RULES[error.field] ?? [error.field]) {
     if (rule && has(`rule.${rule}`) && error.message === t.english(`rule.${rule}`)) return t(`rule.${rule}`);
+  }
+  for (const [words, key] of REFUSALS) {
+    const found = words.exec(error.message);
+    if (found) return t(`refusal.${key}`, { ...found.groups });
   }
   return error.message;
 }

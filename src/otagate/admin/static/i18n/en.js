@@ -365,6 +365,13 @@ export default {
   "event.device_failed": "Device failed",
   "event.batch_stalled": "Batch stalled",
 
+  "refusal.taken": "“{name}” is taken already: choose another.",
+  "refusal.firmware_in_use": "Batch {batch} is in progress and uses this firmware. It can be deleted once the batch has ended.",
+  "refusal.product_in_use": "The product still has devices or firmware: delete those first.",
+  "refusal.device_in_use": "The device has an upgrade that has not ended.",
+  "refusal.batch_ended": "The batch has already ended.",
+  "refusal.token": "This token is not valid.",
+
   "rule.product_key": "A product key is 1-64 English letters, digits, '_' or '-'.",
   "rule.product_name": "A product name is 1-100 characters: no control characters, no space at either end.",
   "rule.auth": "A product's auth is one of: secret, certificate, both.",

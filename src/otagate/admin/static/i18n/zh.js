@@ -362,6 +362,13 @@ export default {
   "event.device_failed": "设备失败",
   "event.batch_stalled": "批次停滞",
 
+  "refusal.taken": "“{name}”已被占用，请换一个。",
+  "refusal.firmware_in_use": "批次 {batch} 正在进行并使用此固件，结束后才能删除。",
+  "refusal.product_in_use": "该产品仍有设备或固件，请先删除它们。",
+  "refusal.device_in_use": "该设备有未结束的升级。",
+  "refusal.batch_ended": "该批次已结束。",
+  "refusal.token": "此令牌无效。",
+
   "rule.product_key": "产品标识为 1-64 个英文字母、数字、“_”或“-”。",
   "rule.product_name": "产品名称为 1-100 个字符：不含控制字符，首尾无空格。",
   "rule.auth": "登录方式为 secret、certificate、both 之一。",

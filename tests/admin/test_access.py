@@ -170,6 +170,14 @@ async def test_tokens_live_on_after_a_restart(autojump_clock: object) -> None:
         assert listed[1]["last_used_at"] is not None
 
 
+async def test_a_stop_writes_when_tokens_were_last_used(autojump_clock: object) -> None:
+    async with surface() as gateway:
+        await trio.sleep(5)  # just after the first flush
+        await gateway.of("operator").get(f"{V1}/products")
+        await gateway.harness.gateway.drain()
+        assert (await gateway.harness.store.tokens())[1].last_used_at_ms is not None
+
+
 async def test_use_is_not_a_write_each(autojump_clock: object) -> None:
     async with surface() as gateway:
         before = gateway.harness.gateway.journal.commits

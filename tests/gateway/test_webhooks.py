@@ -9,9 +9,12 @@ import hmac
 import itertools
 import json
 import logging
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,7 +313,7 @@ async def test_nor_does_who_has_ended(autojump_clock: object) -> None:
 
 # -- real attempts --------------------------------------------------------------------------------------
 
-Answer = Callable[[trio.SocketStream], Awaitable[None]]
+Answer = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 class Server:
@@ -323,7 +326,7 @@ class Server:
         self.asked = trio.Event()
         self.url = ""
 
-    async def handle(self, stream: trio.SocketStream) -> None:
+    async def handle(self, stream: trio.abc.Stream) -> None:
         received = b""
         while b"\r\n\r\n" not in received:
             data = await stream.receive_some()
@@ -393,7 +396,7 @@ async def test_only_2xx_is_a_delivery(status: int) -> None:
 
 
 async def test_a_flood_is_not_read() -> None:
-    async def flood(stream: trio.SocketStream) -> None:
+    async def flood(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
         while True:
             await stream.send_all(bytes(10_000))
@@ -435,7 +438,7 @@ TOO_LATE = Result(error="no answer within 10 s")
 async def test_who_does_not_answer_is_given_ten_seconds(
     mock_clock: MockClock, begun: bytes, expected: Result
 ) -> None:
-    async def hang(stream: trio.SocketStream) -> None:
+    async def hang(stream: trio.abc.Stream) -> None:
         await stream.send_all(begun)
         await trio.sleep_forever()
 
@@ -453,6 +456,48 @@ async def test_who_does_not_answer_is_given_ten_seconds(
             assert results == []
             mock_clock.jump(0.2)
         assert results == [expected]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of localhost, signed by itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_https_needs_a_certificate_that_is_trusted(certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    server = Server(saying(b"HTTP/1.1 204 No Content\r\n\r\n"))
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(
+            partial(trio.serve_tcp, handler(server, context), 0, host="127.0.0.1")
+        )
+        port = listener.socket.getsockname()[1]
+        poster = Poster()
+        result = await poster.post(hook(f"https://localhost:{port}/"), "d1", "test", b"{}")
+        assert not result.delivered
+        assert "CERTIFICATE_VERIFY_FAILED" in result.reason
+        assert server.bodies == []
+        assert poster._trust is not None
+        poster._trust.load_verify_locations(certificate[0])
+        assert await poster.post(hook(f"https://localhost:{port}/"), "d1", "test", b"{}") == Result(204)
+        assert server.bodies == [b"{}"]
+        nursery.cancel_scope.cancel()
+
+
+def handler(server: Server, context: ssl.SSLContext) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """What a server does with a connection, behind TLS."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await server.handle(trio.SSLStream(stream, context, server_side=True, https_compatible=True))
+
+    return handle
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ class Gateway:
         )
         self.deadlines = Deadlines(self.upgrades, self.dispatch)
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
-        housekeeping = Housekeeping(self.access, self.journal, nursery.start_soon)
-        self.deadlines.on_sweep.append(housekeeping.sweep)
+        self.housekeeping = Housekeeping(self.access, self.journal, nursery.start_soon)
+        self.deadlines.on_sweep.append(self.housekeeping.sweep)
         poster = Poster(lambda: clock.validity_now_ms() / 1000)
         self.webhooks = Webhooks(store, self.journal, poster, clock.now_ms)
         stalled_ms = configuration.webhook.stalled_minutes * 60_000
@@ -216,6 +216,7 @@ class Gateway:
                 await wait_operators()
         self.sessions.flush_last_seen(self.clock.now_ms(), all_of_them=True)
         self.upgrades.flush_progress()
+        self.housekeeping.flush_used()
         await self.journal.wait_idle()
         return not patience.cancelled_caught
 

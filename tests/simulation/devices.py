@@ -77,6 +77,8 @@ class SimulatedDevice:
 
     def _life_ms(self) -> int:
         chance = self._chance
+        if self.habit == "deaf" and chance.random() < 0.5:
+            return chance.randint(500, 9_000)  # three deliveries, and no 10 s for any of them
         if chance.random() < self._world.plan.drops:
             return chance.choice(
                 (chance.randint(0, 1_000), chance.randint(0, 30_000), chance.randint(0, MINUTE_MS))
@@ -234,6 +236,8 @@ class SimulatedDevice:
 
     def _step(self, name: str, job: effects.Job, go_on: Any) -> None:
         chance = self._chance
+        if name == "open" and chance.random() < 0.3:
+            self._report(job)
         here = chance.random() < 0.4
         if self.habit == "fails" and here:
             self._soon(chance.randint(0, 2_000), self.agent.failed, job, FAILURES[name], "as it does")
@@ -244,6 +248,15 @@ class SimulatedDevice:
                 self._lie(job)
             most_ms = 10 * MINUTE_MS if self.habit == "slow" else 3_000
             self._soon(chance.randint(0, most_ms), go_on, job)
+
+    def _report(self, job: effects.Job) -> None:
+        """Tell that it begins, before the first chunk."""
+        self._ids += 1
+        if self.agent.online:
+            begun = messages.Progress(
+                batch=job.batch, attempt=job.attempt, stage="downloading", percent=0, id=f"p{self._ids}"
+            )
+            self._send(begun)
 
     def _lie(self, job: effects.Job) -> None:
         """Claim a success, with the version that runs, or none."""

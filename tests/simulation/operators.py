@@ -118,6 +118,7 @@ class Operators:
             devices=names,
             retry_interval_minutes=chance.choice((1, 5, 60, 700)) if retries else None,
         )
+        world.aim(1_000)
         view = await world.service.create_batch(request)
         number = number_of(view.id)
         self.batches[number] = view
@@ -135,6 +136,7 @@ class Operators:
 
     async def _abort(self, number: int) -> None:
         world = self._world
+        world.aim(1_000)
         view = await world.service.abort_batch(f"b{number}")
         self.aborted.add(number)
         if world.ledger.batches[number].status != BatchStatus.ABORTED or view.status != "aborted":

@@ -42,6 +42,7 @@ class SimulatedStore(MemoryStore):
         slow = plan.slow_commits and chance.random() < plan.slow_commits
         self.busy = True
         if slow:
+            world.aim(2 * plan.commit_ms)
             try:
                 await self._pause(chance.randint(1, plan.commit_ms))
             except Killed:

@@ -16,6 +16,7 @@ import trio
 
 from otagate import config
 from otagate.gateway.clock import Clock
+from otagate.gateway.entries import Ending
 from otagate.gateway.journal import Entry, Write
 from otagate.gateway.server import Gateway
 from otagate.gateway.service import Service
@@ -82,7 +83,8 @@ class World:
         self.gateway: Any = None
         self.service: Any = None
         self.nursery: trio.Nursery
-        self._writes: list[Write] = []
+        self._waited_for: list[Write | Ending] = []
+        self._aimed = 0  # kills that wait for a delicate moment
         self._base_ms = 0
         self._wall_step_ms = 0
         self._wall_changed_ms = 0
@@ -182,7 +184,7 @@ class World:
         self._stopped = trio.Event()
         self.killed = trio.Event()
         self.store.busy = False
-        self._writes.clear()
+        self._waited_for.clear()
         floor_ms = await self.store.newest_time_ms()
         self._base_ms = max(self.wall_ms, floor_ms) - self.now_ms
         self.started_at_ms, self.started_ms = self.now_ms, self.gateway_ms
@@ -209,6 +211,7 @@ class World:
                 self._scope = nursery.cancel_scope
                 self.down = False
                 self._clock.wake()
+                self.active()
                 self.trace("started", self.started_ms)
                 waiting, self.waiting = self.waiting, []
                 for device in waiting:
@@ -227,8 +230,8 @@ class World:
         def watched(entry: Entry) -> None:
             if killed.is_set():
                 raise Killed("killed")
-            if isinstance(entry, Write):
-                self._writes.append(entry)
+            if isinstance(entry, Write | Ending):
+                self._waited_for.append(entry)
             submit(entry)
 
         return watched
@@ -251,10 +254,12 @@ class World:
         self.down = True
         self.killed.set()
         plane.die()
-        for write in self._writes:
-            if not write._done.is_set():
-                write._outcome = Killed("killed")
-                write._done.set()
+        for entry in self._waited_for:
+            if isinstance(entry, Ending):
+                entry.done(Killed("killed"))
+            elif not entry._done.is_set():
+                entry._outcome = Killed("killed")
+                entry._done.set()
         self._scope.cancel()
         await self._stopped.wait()
         assert self.check_store() == []
@@ -285,17 +290,24 @@ class World:
 
     def _schedule_mishaps(self) -> None:
         plan, chance = self.plan, self._chance
-        for _ in range(plan.restarts):
-            self.at(chance.randint(10_000, plan.busy_ms), self._begin_restart)
+        self._aimed = plan.restarts - plan.restarts // 2
+        for _ in range(plan.restarts - self._aimed):
+            self.at(chance.randint(10_000, plan.busy_ms), self._begin_restart, 0.5)
         for _ in range(plan.wall_steps):
             self.at(chance.randint(10_000, plan.busy_ms * 2), self._step_wall_clock)
 
-    def _begin_restart(self) -> None:
+    def aim(self, most_ms: int) -> None:
+        """Something delicate has begun: a moment at which to be killed, if there is a kill left."""
+        if self._aimed and self._chance.random() < 0.2:
+            self._aimed -= 1
+            self.at(self.now_ms + self._chance.randint(0, most_ms), self._begin_restart, 1.0)
+
+    def _begin_restart(self, kills: float) -> None:
         chance = self._chance
         away_ms = chance.choice((0, 200, 20_000, 20 * MINUTE_MS, 10 * HOUR_MS))
 
         async def restart() -> None:
-            await self._restart(kill=chance.random() < 0.7, away_ms=away_ms)
+            await self._restart(kill=chance.random() < kills, away_ms=away_ms)
 
         self.nursery.start_soon(restart)
 

@@ -246,6 +246,7 @@ def test_watch(gateway: Gateway, otagate: Run, succeeded: int, failed: int, code
         (refusal(507, "no_room", "disk full"), 4, "no_room: disk full"),
         (refusal(500, "internal", "a bug"), 5, "internal: a bug"),
         (Answer(502, b"<html>"), 5, "the gateway answered 502: <html>"),
+        (Answer(404, b"No\r\nway.\n"), 4, "the gateway answered 404: No way.\n"),
         (Answer(200, b"<html>"), 5, "the answer is not JSON"),
         (
             refusal(422, "invalid", "2 ineligible", details=[{"identifier": "d0", "message": "why"}, "d1"]),
@@ -281,6 +282,13 @@ def test_no_url(otagate: Run, url: str) -> None:
     outcome = otagate("product", "list", "--url", url)
     assert outcome.code == 2
     assert outcome.err.startswith(f"otagate: '{url}' is no URL")
+
+
+@pytest.mark.parametrize("token", ["é" * 20, "two\nlines"])
+def test_no_token(otagate: Run, token: str) -> None:
+    outcome = otagate("product", "list", "--token", token)
+    assert outcome.code == 2
+    assert outcome.err == "otagate: the token is not one line of printable ASCII characters\n"
 
 
 @pytest.mark.parametrize(
@@ -401,3 +409,11 @@ def test_directed_from_a_file(gateway: Gateway, otagate: Run, tmp_path: Path) ->
     gateway.answers["POST /api/v1/batches"] = BATCH
     assert otagate("batch", "create", "f1", "--devices", str(file)).code == 0
     assert json.loads(gateway.requests[0].body)["devices"] == ["d1", "d2"]
+
+
+def test_serve_where_no_folder_can_be(otagate: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    data = tmp_path / "file" / "data"
+    outcome = otagate("serve", "--data", str(data))
+    assert outcome.code == 1
+    assert outcome.err == f"otagate: cannot make {data}: Not a directory\n"

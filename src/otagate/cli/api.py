@@ -45,6 +45,8 @@ class Api:
     """Requests to one gateway. Every method raises CommandError with a line for people."""
 
     def __init__(self, url: str, token: str | None) -> None:
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise CommandError("the token is not one line of printable ASCII characters", Exit.USAGE)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
@@ -174,9 +176,8 @@ def _refusal(status: int, body: bytes) -> CommandError:
             line += f" ({error['field']})"
         details = error.get("details")
     except (msgspec.DecodeError, KeyError, TypeError):
-        return CommandError(
-            f"the gateway answered {status}: {body[:200].decode('utf-8', 'replace')}", exit_code
-        )
+        words = " ".join(body[:200].decode("utf-8", "replace").split())
+        return CommandError(f"the gateway answered {status}: {words}", exit_code)
     if isinstance(details, dict):  # the one list in it, if any, is what matters
         details = next((value for value in details.values() if isinstance(value, list)), None)
     if isinstance(details, list):

@@ -215,7 +215,10 @@ class LmdbStore(Engine):
         map_bytes: int = limits.map_bytes,
         reserve_bytes: int = limits.reserve_file_bytes,
     ) -> None:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {data_dir}: {error.strerror}") from error
         self._path = data_dir / "store"
         self._lock = _Lock(data_dir)
         try:

@@ -68,7 +68,7 @@ class Poster:
                     await _exchange(stream, webhook.url, headers, body, results.append)
             except Exception as error:  # of the network, of TLS, of h11, of names that do not resolve
                 if not results:
-                    results.append(Result(error=str(error) or type(error).__name__))
+                    results.append(Result(error=_words(error)))
         return results[0] if results else Result(error=_TOO_LATE)
 
     async def _connect(self, url: str) -> trio.abc.Stream:
@@ -81,6 +81,13 @@ class Poster:
         if self._trust is None:  # reads files for tens of milliseconds: not on the loop, and once
             self._trust = await trio.to_thread.run_sync(ssl.create_default_context)
         return trio.SSLStream(stream, self._trust, server_hostname=parts.hostname, https_compatible=True)
+
+
+def _words(error: BaseException) -> str:
+    """What an error says; of one that says nothing, its cause."""
+    if not str(error) and error.__cause__ is not None:
+        return _words(error.__cause__)
+    return str(error) or type(error).__name__
 
 
 async def _exchange(

@@ -34,7 +34,16 @@ turn_sendfile_bytes_max = 256 * KIB
 connection_output_bytes_max = 64 * KIB  # queued text of one connection; a session needs under 4 KiB
 connection_sndbuf_bytes = 256 * KIB  # larger ones fall out of the cache: twice as slow
 connections_max = 19_000  # of 20,000 descriptors; the rest is for images, store and operators
+strangers_per_address_max = 12_000  # not logged in: no one address shuts all others out of 19,000
 transfers_max = 1_000  # downloads running at a time; further fetches wait in order
+
+# -- logins ----------------------------------------------------------------------------------------
+logins_under_way_max = 8_000  # waiting for their commit: about a second of them; further ones come later
+login_retry_after_s = 10  # lower bound; each is told its own, up to three times as much
+takeovers_free = 3  # of one device: a bad network; then two boards with one identity are slowed
+takeover_forget_ms = 60_000  # without one, one is forgotten each
+takeover_retry_after_s = 30  # as after a close 4002: 30-60 s, jittered
+takeover_devices_max = 4_096  # remembered; the one that is quiet for longest makes room
 
 # -- chunks ----------------------------------------------------------------------------------------
 chunk_header_bytes = 16

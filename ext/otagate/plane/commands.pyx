@@ -19,6 +19,7 @@ from otagate.plane.state cimport (
     EVENT_ENDED, HELD, LINK_TCP, PHASE_FREE, PHASE_LOGIN, PHASE_OPEN,
     Connection, Core, Job,
 )
+from otagate.plane.strangers cimport forget_stranger
 from otagate.plane.table cimport enqueue, find, touch, untouch
 from otagate.plane.transfer cimport begin_transfer, find_image, has_digests, stop_transfer
 from otagate.plane.wheel cimport wake
@@ -66,6 +67,7 @@ cdef void order_admit(Core* core, uint64_t number, uint64_t device) noexcept nog
     connection.identity.device = device
     if connection.phase == PHASE_OPEN:
         return
+    forget_stranger(core, connection)
     connection.flags &= ~HELD
     connection.flags |= ADMITTED
     connection.seen = <uint32_t>core.now_ms

@@ -36,6 +36,7 @@ from otagate.plane.state cimport (
     PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING, READABLE, WRITABLE,
     Cause, Connection, Core, Phase,
 )
+from otagate.plane.strangers cimport count_stranger, forget_stranger
 from otagate.plane.system cimport (
     EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, SHUT_WR, SIOCOUTQ, SO_LINGER, SOL_SOCKET,
     epoll_ctl, epoll_event, ioctl, linger, setsockopt, shutdown,
@@ -56,7 +57,7 @@ cdef const char* ERROR_HEAD = b'{"type":"error","code":"bad_message","message":"
 cdef const char* ERROR_TAIL = b'"}'
 
 
-cdef Connection* open_connection(Core* core, int fd) noexcept nogil:
+cdef Connection* open_connection(Core* core, int fd, uint16_t bucket) noexcept nogil:
     cdef epoll_event event
     cdef Connection* connection = claim(core)
     if connection == NULL:
@@ -70,6 +71,7 @@ cdef Connection* open_connection(Core* core, int fd) noexcept nogil:
         release(core, connection)
         return NULL
     connection.fd = fd
+    count_stranger(core, connection, bucket)
     connection.flags |= WRITABLE
     enter(core, connection, PHASE_OPENING)
     return connection
@@ -248,6 +250,7 @@ cdef void end_connection(
     core.counters.ended[<int>cause] += 1
     if connection.link != LINK_UNKNOWN:
         core.counters.live[connection.link] -= 1
+    forget_stranger(core, connection)
     abandon_transfer(core, connection)
     drop_output(core, connection)
     drop_input(connection)

@@ -15,7 +15,7 @@ WRITABLE is set and that has something to write, is on the ready list or in its 
 """
 
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -38,7 +38,9 @@ from otagate.plane.state cimport (
 from otagate.plane.system cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
     SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+    sockaddr, sockaddr_storage, socklen_t,
 )
+from otagate.plane.strangers cimport create_strangers, destroy_strangers, find_bucket
 from otagate.plane.table cimport create_table, dequeue, destroy_table, enqueue, find
 from otagate.plane.transfer cimport destroy_images
 from otagate.plane.transport cimport TRANSPORT_AGAIN, receive
@@ -74,7 +76,8 @@ cdef Core* create_core(const Bounds* bounds, int* failure) noexcept nogil:
     core.nonces_used = NONCE_POOL_BYTES
     if (
         core.epoll < 0 or core.scratch == NULL or core.nonces == NULL or create_table(core) < 0
-        or create_events(core) < 0 or create_wheel(core) < 0 or watch_timer(core) < 0
+        or create_events(core) < 0 or create_wheel(core) < 0 or create_strangers(core) < 0
+        or watch_timer(core) < 0
     ):
         failure[0] = errno
         destroy_core(core)
@@ -92,6 +95,7 @@ cdef void destroy_core(Core* core) noexcept nogil:
     destroy_events(core)
     destroy_wheel(core)
     destroy_pool(core)
+    destroy_strangers(core)
     destroy_table(core)
     free(core.nonces)
     free(core.scratch)
@@ -167,13 +171,20 @@ cdef void note(Core* core, Connection* connection, uint32_t happened) noexcept n
 
 cdef void accept_batch(Core* core, int index, int64_t end_ns) noexcept nogil:
     cdef int fd, i
+    cdef uint16_t bucket
+    cdef sockaddr_storage address
+    cdef socklen_t size
     for i in range(ACCEPTS_MAX):
         if core.count >= core.bounds.connections_max:
             rest(core)
             return
-        fd = accept4(core.listeners[index].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            if open_connection(core, fd) == NULL:
+        size = sizeof(address)
+        fd = accept4(core.listeners[index].fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0 and not find_bucket(core, &address, &bucket):
+            close(fd)
+            core.counters.refused_strangers += 1
+        elif fd >= 0:
+            if open_connection(core, fd, bucket) == NULL:
                 close(fd)
                 core.counters.accept_failures += 1
                 rest(core)

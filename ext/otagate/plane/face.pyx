@@ -261,6 +261,7 @@ cdef class Plane:
         turn_messages_max=limits.turn_messages_max,
         turn_sendfile_bytes_max=limits.turn_sendfile_bytes_max,
         drain_events_max=limits.drain_events_max,
+        strangers_per_address_max=limits.strangers_per_address_max,
         bint echo=False,
     ):
         cdef Bounds bounds
@@ -279,6 +280,7 @@ cdef class Plane:
         assert 0 < turn_sendfile_bytes_max
         assert 0 < drain_events_max
         assert connection_output_bytes_max < 2**31
+        assert 0 < strangers_per_address_max < 2**16
         bounds.connections_max = connections_max
         bounds.transfers_max = transfers_max
         bounds.heartbeat_timeout_ms = heartbeat_timeout_ms
@@ -293,6 +295,7 @@ cdef class Plane:
         bounds.turn_messages_max = turn_messages_max
         bounds.turn_sendfile_bytes_max = turn_sendfile_bytes_max
         bounds.events_max = drain_events_max
+        bounds.strangers_per_address_max = strangers_per_address_max
         bounds.sndbuf_bytes = connection_sndbuf_bytes
         bounds.echo = echo
         self.core = create_core(&bounds, &failure)
@@ -356,6 +359,7 @@ cdef class Plane:
             "connections_websocket": core.counters.live[<int>state.LINK_WEBSOCKET],
             "connections_tcp": core.counters.live[<int>state.LINK_TCP],
             "accepted": core.counters.accepted,
+            "refused_strangers": core.counters.refused_strangers,
             "accept_failures": core.counters.accept_failures,
             "resting": int(core.resting),
             "opened_websocket": core.counters.opened[<int>state.LINK_WEBSOCKET],

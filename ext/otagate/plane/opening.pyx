@@ -23,6 +23,7 @@ from otagate.plane.state cimport (
     PHASE_FREE, PHASE_LOGIN, PHASE_OPEN,
     Cause, Connection, Core, Link,
 )
+from otagate.plane.strangers cimport forget_stranger
 from otagate.plane.system cimport getrandom, memmem
 
 cdef enum:
@@ -104,6 +105,7 @@ cdef void begin_session(Core* core, Connection* connection, Link link) noexcept 
     core.counters.opened[<int>link] += 1
     core.counters.live[<int>link] += 1
     if core.bounds.echo:
+        forget_stranger(core, connection)
         connection.flags |= ADMITTED
         enter(core, connection, PHASE_OPEN)
     else:

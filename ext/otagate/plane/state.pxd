@@ -7,6 +7,7 @@
 #   output      queues of frames to be written
 #   transfer    images, and downloads by sendfile
 #   listener    listening sockets, and their rest
+#   strangers   connections that have not logged in, by address
 #   connection  the phases of a connection, its writes, its end
 #   opening     first bytes: which link, handshake, challenge
 #   intake      frames to messages
@@ -34,6 +35,7 @@ cdef enum:
     SCRATCH_BYTES = READ_BYTES_ECHO + HTTP_HEAD_BYTES_MAX
     POLL_EVENTS_MAX = 512
     LISTENERS_MAX = 8
+    STRANGER_BUCKETS = 65536
     TICK_BITS = 8                       # a tick of the wheel is 256 ms
     WHEEL_BUCKETS = 1024                # once round in 262 s
     CHUNK_SIZES = 11                    # powers of two, 2**CHUNK_BITS_MIN = 256 B to 256 KiB
@@ -204,6 +206,7 @@ cdef struct Connection:
     uint32_t output_size                # bytes queued
     uint16_t flags
     uint16_t code                       # for CLOSED
+    uint16_t stranger                   # its bucket; 0: it has logged in, or is not counted
     uint8_t phase
     uint8_t link
     uint8_t cause
@@ -243,12 +246,14 @@ cdef struct Bounds:
     uint32_t turn_messages_max
     uint32_t turn_sendfile_bytes_max
     uint32_t events_max
+    uint16_t strangers_per_address_max
     int sndbuf_bytes
     bint echo
 
 
 cdef struct Counters:
     uint64_t accepted
+    uint64_t refused_strangers          # closed as they came: too many of their address
     uint64_t accept_failures            # EMFILE and its like: the listeners went to rest
     uint64_t opened[LINKS]              # handshakes completed
     uint64_t live[LINKS]                # connections now, after their handshake
@@ -305,6 +310,9 @@ cdef struct Core:
     Transfer* waiting_last
     uint32_t waiting
     uint32_t running
+
+    uint16_t* strangers                 # counts, by a hash of the address
+    uint64_t strangers_key
 
     Listener listeners[LISTENERS_MAX]
     bint resting                        # the listeners are out of epoll

@@ -55,7 +55,7 @@ cdef extern from "sys/socket.h" nogil:
     struct linger:
         int l_onoff
         int l_linger
-    int accept4(int fd, void* address, void* size, int flags)
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     ssize_t send(int fd, const void* buffer, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)

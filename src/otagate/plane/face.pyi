@@ -119,6 +119,7 @@ class Plane:
         turn_messages_max: int = ...,
         turn_sendfile_bytes_max: int = ...,
         drain_events_max: int = ...,
+        strangers_per_address_max: int = ...,
         echo: bool = False,
     ) -> None: ...
     def listen(self, fd: int) -> None:
@@ -148,7 +149,8 @@ class Plane:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and what is there now (connections, connections_websocket,
-        connections_tcp, resting, transfers_running, transfers_waiting). ended_*: connections by cause."""
+        connections_tcp, resting, transfers_running, transfers_waiting). ended_*: connections by cause;
+        refused_strangers: closed as they came, since too many of their address had not logged in."""
 
     def last_seen_ms(self, conn: int) -> int:
         """Milliseconds since the last frame of a connection; -1: it is gone."""

@@ -46,7 +46,7 @@ class FleetService(OperatorsService):
         return await self._act(by, "product.create", note, change, _product)
 
     async def list_products(self, *, cursor: str | None, limit: int) -> Page[ProductView]:
-        """By key."""
+        """In the order of creation."""
         after = _number(cursor)
         found = sorted(await self._store.list_products(), key=lambda product: product.number)
         found = [product for product in found if product.number > after]

@@ -18,6 +18,7 @@ from otagate import limits, logs, plane
 from otagate.gateway.dispatch import Dispatch
 from otagate.gateway.journal import Callback, Journal
 from otagate.gateway.outbox import Outbox
+from otagate.gateway.pacing import Rivals, retry_after_s
 from otagate.gateway.reports import Reports
 from otagate.gateway.tables import Presence
 from otagate.gateway.transfers import Transfers
@@ -66,6 +67,9 @@ class Sessions:
         self.farewell: bytes | None = None  # while the gateway drains: what whoever comes is told
         self.logins = 0
         self.logins_refused = 0
+        self.logins_overloaded = 0  # told to come back: too many were under way
+        self.takeovers_refused = 0  # told to come back: the device's session was taken over too often
+        self._rivals = Rivals()
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -145,12 +149,22 @@ class Sessions:
                 self._outbox.send_encoded(conn, self.farewell)
                 self._outbox.close(conn, 0)
             return
+        room = max(limits.logins_under_way_max - len(self._upgrades.logging_in), 0)
+        for conn, hello, nonce in hellos[room:]:
+            self.logins_overloaded += 1
+            self._send_away(conn, hello, "too many logins", nonce, limits.login_retry_after_s, 3)
+        hellos = hellos[:room]
         names = [(hello.product, hello.device) for _, hello, _ in hellos]
         records = await self._store.lookup_devices(names)
         good: list[tuple[int, messages.Hello, bytes, Device]] = []
         for (conn, hello, nonce), record in zip(hellos, records, strict=True):
             if record is not None and await self._proves(hello, nonce, record):
-                good.append((conn, hello, nonce, record))
+                if self._presence.get(record.number) and self._is_rival(record.number):
+                    self.takeovers_refused += 1
+                    words = "this device logs in too often"
+                    self._send_away(conn, hello, words, nonce, limits.takeover_retry_after_s, 2)
+                else:
+                    good.append((conn, hello, nonce, record))
             else:
                 if record is None:
                     self._mac_is_right(hello, nonce, _NO_SECRET)
@@ -175,8 +189,11 @@ class Sessions:
         if auth is None:
             product = await self._store.get_product(record.product)
             auth = self._auths[record.product] = product.auth if product else "secret"
-        # "certificate" and "both" ask for a verified client certificate, which no listener here has
-        return right and auth == "secret"
+        if auth != "secret":
+            # they ask for a verified client certificate, which no listener here has
+            log.limited("login_needs_certificate", product=record.product, device=record.identifier)
+            return False
+        return right
 
     @staticmethod
     def _mac_is_right(hello: messages.Hello, nonce: bytes, secret: str) -> bool:
@@ -193,10 +210,23 @@ class Sessions:
         self._outbox.send(conn, refusal)
         self._outbox.close(conn, CloseCode.UNAUTHORIZED, b"unauthorized")
 
+    def _is_rival(self, device: int) -> bool:
+        return self._rivals.too_many(device, self._clock.now_ms())
+
+    def _send_away(
+        self, conn: int, hello: messages.Hello, words: str, nonce: bytes, least_s: int, factor: int
+    ) -> None:
+        """Come back in `least_s` to `factor` times as many seconds."""
+        after_s = retry_after_s(least_s, factor * least_s, nonce)
+        refusal = messages.Error(id=hello.id, code=ErrorCode.OVERLOADED, message=words, retry_after_s=after_s)
+        self._outbox.send(conn, refusal)
+        self._outbox.close(conn, CloseCode.OVERLOADED, b"overloaded")
+
     def _enter(self, conn: int, device: int) -> None:
         before = self._presence.enter(device, conn)
         self._upgrades.logging_in.add(conn)
         if before:
+            self._rivals.note(device, self._clock.now_ms())
             self._upgrades.logging_in.discard(before)
             self._outbox.close(before, CloseCode.SUPERSEDED, b"superseded")
             self._transfers.session_ended(device)

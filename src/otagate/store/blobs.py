@@ -217,7 +217,7 @@ class Upload:
         """
         assert self._path is not None, "finished twice"
         if not self._size:
-            raise Invalid("an image has at least 1 byte", field="file")
+            raise Invalid("an image has at least 1 byte")
         if self._piece:
             await self._write_piece()
         image = Image(self._hasher.sha256, self._hasher.md5, self._size)

@@ -44,7 +44,7 @@ STRANGE_TEXTS = [
     ),
 ]
 STRANGE_NUMBERS = [-1, 0, 1, 2**31, 2**63, 2**64, -(2**63), 10**40, 0.5, 1e308, -0.0]
-STRANGE_VALUES = [None, True, [], {}, [[]], {"a": {"b": []}}, "1", *STRANGE_NUMBERS]
+STRANGE_VALUES: list[Any] = [None, True, [], {}, [[]], {"a": {"b": []}}, "1", *STRANGE_NUMBERS]
 STRANGE_BODIES = [
     *(b"", b"{", b"null", b"[]", b'"\\ud800"', b"\xff\xfe{}", b"\xef\xbb\xbf{}", b'{"a":1,"a":2}', b"NaN"),
     *(b"[" * 5000, b"1" * 5000, b'{"key": 1e999}', b"\x00" * 100, b"a,b\n1,2\n", b"identifier\nx\n"),
@@ -75,10 +75,10 @@ class Requests:
         if self._random.random() < 0.1:
             kept = False
             values["query"][self._random.choice(["limit", "q", "no_such", "cursor"])] = self._text()
-        headers = {name: header(value) for name, value in values["header"].items()}
+        headers = {name.encode(): header(value) for name, value in values["header"].items()}
         body, media, body_kept = self._body(operation)
         if media:
-            headers["content-type"] = media
+            headers[b"content-type"] = media.encode()
         filled = re.sub(r"{(\w+)}", lambda found: segment(values["path"][found[1]]), path)
         query = urlencode(values["query"], errors="replace")
         url = f"http://test{filled}?{query}"

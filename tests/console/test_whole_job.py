@@ -58,9 +58,10 @@ class Operator:
 
     def click(self, key: str, place: Locator | None = None) -> None:
         """A button or a link by its text, in a part of the page or anywhere."""
-        own = {"name": self.text(key), "exact": True}
+        text = self.text(key)
         place = place or self.page.locator("body")
-        place.get_by_role("button", **own).or_(place.get_by_role("link", **own)).first.click()
+        button = place.get_by_role("button", name=text, exact=True)
+        button.or_(place.get_by_role("link", name=text, exact=True)).first.click()
 
     @property
     def dialog(self) -> Locator:

@@ -102,7 +102,7 @@ def sources(
             if (
                 path.suffix in suffixes
                 and path.is_file()
-                and not re.search(r"__pycache__|node_modules", str(path))
+                and not re.search(r"__pycache__|node_modules|fuzz/corpus", str(path))
             ):
                 inside = path.relative_to(ROOT / base).with_suffix("")
                 parts = inside.parts[:-1] if inside.name == "__init__" else inside.parts

@@ -40,7 +40,7 @@ transfers_max = 1_000  # downloads running at a time; further fetches wait in or
 # -- logins ----------------------------------------------------------------------------------------
 logins_under_way_max = 8_000  # waiting for their commit: about a second of them; further ones come later
 login_retry_after_s = 10  # lower bound; each is told its own, up to three times as much
-takeovers_free = 3  # of one device: a bad network; then two boards with one identity are slowed
+takeovers_free = 5  # of one device: a bad network; then two boards with one identity are slowed
 takeover_forget_ms = 60_000  # without one, one is forgotten each
 takeover_retry_after_s = 30  # as after a close 4002: 30-60 s, jittered
 takeover_devices_max = 4_096  # remembered; the one that is quiet for longest makes room

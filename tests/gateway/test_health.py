@@ -132,7 +132,7 @@ async def test_lateness_is_what_others_cost(autojump_clock: MockClock, harness: 
     assert lateness.sum < 0.1
     autojump_clock.jump(3)  # as if something had held the loop for so long
     await harness.rest()
-    assert 2 < lateness.sum < 3.1
+    assert 1.9 < lateness.sum < 3.1
 
 
 async def test_a_deadline_that_is_past(autojump_clock: MockClock, harness: Harness) -> None:

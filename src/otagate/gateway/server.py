@@ -158,7 +158,8 @@ class Gateway:
             wait_s = (self.deadlines.next_ms() - self.clock.now_ms()) / 1000
             if self.plane.pending or wait_s <= 0:
                 await trio.lowlevel.checkpoint()
-                self.counters.lateness_seconds.observe(trio.current_time() - asked_s)
+                late_s = trio.current_time() - asked_s + max(-wait_s, 0.0)
+                self.counters.lateness_seconds.observe(late_s)
             else:
                 with trio.move_on_after(wait_s) as waiting:
                     await wait_ready()

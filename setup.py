@@ -51,5 +51,5 @@ setup(
             "embedsignature": True,
             "linetrace": bool(os.environ.get("OTAGATE_TRACE")),
         },
-    )
+    ),
 )

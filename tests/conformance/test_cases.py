@@ -110,7 +110,7 @@ class Client:
     def take_events(self) -> None:
         for event in self.protocol.events_received():
             assert isinstance(event, Frame)
-            assert not (event.rsv1 or event.rsv2 or event.rsv3)
+            assert not any((event.rsv1, event.rsv2, event.rsv3))
             assert event.fin
             self.frames.append((event.opcode, bytes(event.data)))
 

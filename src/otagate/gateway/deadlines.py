@@ -36,6 +36,10 @@ class Deadlines:
         self._last_tick_ms = 0
         self.on_sweep: list[Callable[[int], None]] = []
 
+    def start(self) -> None:
+        """Work begins now: what fell due while nobody could see to it is not late."""
+        self._last_tick_ms = self._clock.now_ms()
+
     def next_ms(self) -> int:
         """When `tick` wants to be called (UTC ms of the gateway's clock), at the latest."""
         next_ms = self._next_sweep_ms

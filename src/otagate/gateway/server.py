@@ -152,6 +152,7 @@ class Gateway:
         await trio.lowlevel.wait_readable(self.plane.fileno())
 
     async def _pump(self, wait_ready: WaitReady) -> None:
+        self.deadlines.start()
         while True:
             await self.journal.wait_room()
             asked_s = trio.current_time()

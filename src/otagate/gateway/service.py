@@ -250,6 +250,8 @@ class Service(FleetService):
         view = await self._batch(batch)
         wanted = None if state is None else _labelled(State, state, "state")
         after: int | None = _number(cursor)
+        if wanted is not None and not view.counts[wanted]:
+            after = None  # nobody is in this state: no need to look at everybody
         items: list[UpgradeView] = []
         for _ in range(SCANS_MAX):
             room = limit - len(items)

@@ -7,9 +7,13 @@ import pytest
 from .browser import CHROMIUM, Gateway
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """Chromium; a test that asks for it is skipped on a machine without it."""
+    """Chromium; a test that asks for it is skipped on a machine without it.
+
+    Not for the whole session: its client waits for the end of its process on an event loop of its own, which
+    hears nothing of it any more after other tests have run Trio for minutes.
+    """
     if CHROMIUM is None:
         pytest.skip("needs chromium")
     from .browser import chromium

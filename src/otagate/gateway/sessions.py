@@ -20,6 +20,7 @@ from otagate.gateway.journal import Callback, Journal
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.reports import Reports
 from otagate.gateway.tables import Presence
+from otagate.gateway.tls import Certificates
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import Device, Store, TouchDevices, Upgrade
@@ -62,6 +63,7 @@ class Sessions:
         self.last_seen: dict[int, int] = {}  # of devices that went offline and are not written yet
         self._next_last_seen_ms = 0
         self._auths: dict[str, str] = {}
+        self.certificates = Certificates()  # replaced when the files of [tls] were read
         self._none = trio.Event()
         self.farewell: bytes | None = None  # while the gateway drains: what whoever comes is told
         self.logins = 0
@@ -74,7 +76,7 @@ class Sessions:
 
         So a last report counts although the connection ended right behind it, or its device is back.
         """
-        hellos: list[tuple[int, messages.Hello, bytes]] = []
+        hellos: list[tuple[int, messages.Hello, bytes, bytes]] = []
         closed: list[tuple[int, int]] = []
         for event in events:
             kind = event[0]
@@ -83,10 +85,10 @@ class Sessions:
                 if self._presence.get(device) == conn:
                     self.reports.receive(device, conn, payload)  # type: ignore[arg-type]
             elif kind == plane.HELLO:
-                _, conn, payload, nonce = event
+                _, conn, payload, nonce, certificate = event
                 hello = self._decode_hello(conn, payload)  # type: ignore[arg-type]
                 if hello is not None:
-                    hellos.append((conn, hello, nonce))  # type: ignore[arg-type]
+                    hellos.append((conn, hello, nonce, certificate))  # type: ignore[arg-type]
             elif kind == plane.CLOSED:
                 closed.append((event[1], event[2]))
             elif kind == plane.STARTED:
@@ -139,17 +141,17 @@ class Sessions:
             return None
         return message
 
-    async def _log_in(self, hellos: Sequence[tuple[int, messages.Hello, bytes]]) -> None:
+    async def _log_in(self, hellos: Sequence[tuple[int, messages.Hello, bytes, bytes]]) -> None:
         if self.farewell is not None:
-            for conn, _, _ in hellos:
+            for conn, *_ in hellos:
                 self._outbox.send_encoded(conn, self.farewell)
                 self._outbox.close(conn, 0)
             return
-        names = [(hello.product, hello.device) for _, hello, _ in hellos]
+        names = [(hello.product, hello.device) for _, hello, *_ in hellos]
         records = await self._store.lookup_devices(names)
         good: list[tuple[int, messages.Hello, bytes, Device]] = []
-        for (conn, hello, nonce), record in zip(hellos, records, strict=True):
-            if record is not None and await self._proves(hello, nonce, record):
+        for (conn, hello, nonce, certificate), record in zip(hellos, records, strict=True):
+            if record is not None and await self._proves(hello, nonce, certificate, record):
                 good.append((conn, hello, nonce, record))
             else:
                 if record is None:
@@ -169,14 +171,17 @@ class Sessions:
             welcome = partial(self._welcome, conn, hello, nonce, record, upgrade)
             self._upgrades.after_pending(device, welcome)
 
-    async def _proves(self, hello: messages.Hello, nonce: bytes, record: Device) -> bool:
+    async def _proves(self, hello: messages.Hello, nonce: bytes, certificate: bytes, record: Device) -> bool:
+        """What the device shows must be right, and be all that its product asks for."""
         right = self._mac_is_right(hello, nonce, record.secret)
+        named = certificate != b"" and self.certificates.name(certificate, hello.product, hello.device)
+        if (hello.mac is not None and not right) or (certificate and not named):
+            return False
         auth = self._auths.get(record.product)
         if auth is None:
             product = await self._store.get_product(record.product)
             auth = self._auths[record.product] = product.auth if product else "secret"
-        # "certificate" and "both" ask for a verified client certificate, which no listener here has
-        return right and auth == "secret"
+        return (right or auth == "certificate") and (named or auth == "secret")
 
     @staticmethod
     def _mac_is_right(hello: messages.Hello, nonce: bytes, secret: str) -> bool:

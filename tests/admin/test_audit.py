@@ -10,6 +10,7 @@ import trio
 from otagate.admin.routes import OPERATIONS
 from otagate.gateway.access import Role
 from otagate.store import tables
+from otagate.store.operators import Audited
 from otagate.store.tables import u64_key
 from tests.gateway.harness import SECRET
 
@@ -243,4 +244,5 @@ async def test_an_entry_is_as_durable_as_its_action(autojump_clock: object) -> N
             store.release()
         assert await store.get_product("fan") is not None
         assert (await gateway.audit())[0]["target"] == "fan"
-        assert len(store.groups[-1]) == 1
+        changes = [change for group in store.groups for change in group if "fan" in repr(change)]
+        assert [type(change) for change in changes] == [Audited]

@@ -40,17 +40,9 @@ class DeviceView(Struct, frozen=True):
     created_at: str
 
 
-class DeviceWithSecret(Struct, frozen=True):
+class DeviceWithSecret(DeviceView, frozen=True):
     """A device with its secret, which is shown once: at registration and when it is rotated."""
 
-    product: str
-    identifier: str
-    name: str
-    version: str | None
-    active: bool
-    connection: str
-    last_seen: str | None
-    created_at: str
     secret: str
 
 
@@ -170,23 +162,9 @@ class UpgradeView(Struct, frozen=True):
     waiting_for: str | None
 
 
-class UpgradeDetails(Struct, frozen=True):
+class UpgradeDetails(UpgradeView, frozen=True):
     """One device upgrade with its timeline, oldest first (the last 32 transitions)."""
 
-    batch: str
-    identifier: str
-    name: str
-    connection: str
-    state: str
-    attempt: int
-    retries: RetriesView
-    remark: str | None
-    detail: str | None
-    stage: str | None
-    progress: int
-    version: str | None
-    completed_at: str | None
-    waiting_for: str | None
     timeline: list[TimelineView]
 
 

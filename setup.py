@@ -12,7 +12,7 @@ from setuptools import Extension, find_packages, setup
 ROOT = Path(__file__).parent
 EXT = Path("ext")
 compile_args = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
-link_args: list[str] = []
+link_args = ["-Wl,--as-needed"]
 if os.environ.get("OTAGATE_ASAN"):
     compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
     link_args += ["-fsanitize=address,undefined"]
@@ -29,7 +29,7 @@ def modules() -> list[Extension]:
                 name,
                 [str(source)],
                 include_dirs=["ext"],
-                libraries=["crypto"],
+                libraries=["ssl", "crypto"],
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
             )

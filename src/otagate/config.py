@@ -56,6 +56,66 @@ class Address(str):
         return int(self.rpartition(":")[2])
 
 
+class File(str):
+    """A path, or nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str = "") -> "File":
+        """Any text."""
+        return super().__new__(cls, text)
+
+
+class Networks(str):
+    """Addresses and networks with a comma between them: `10.0.0.0/8, ::1`; or nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str = "") -> "Networks":
+        """Check the text; ValueError if a part is no network."""
+        made = super().__new__(cls, text)
+        if len([ipaddress.ip_network(network) for network in made.networks]) > 64:
+            raise ValueError(text)
+        return made
+
+    @property
+    def networks(self) -> list[str]:
+        """One text each."""
+        return [part.strip() for part in self.split(",") if part.strip()]
+
+
+class ProductFiles(str):
+    """A file for each of some products: `lamp=lamp.pem, pump=pump.pem`; or nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str = "") -> "ProductFiles":
+        """Check the text; ValueError if a part is no product with a file."""
+        made = super().__new__(cls, text)
+        if not all(re.fullmatch(r"[0-9A-Za-z_-]{1,64}", key) and path for key, path in made.files.items()):
+            raise ValueError(text)
+        return made
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Product to path."""
+        parts = [part.partition("=") for part in self.split(",") if part.strip()]
+        return {key.strip(): path.strip() for key, _, path in parts}
+
+
+class Template(str):
+    """A text with {product} and {device}, between which something parts them that no product contains."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str) -> "Template":
+        """Check the text; ValueError if two devices could have the same name."""
+        found = re.fullmatch(r"[!-z|~]*\{(product|device)\}([!-z|~]*)\{(product|device)\}[!-z|~]*", text)
+        if found is None or found[1] == found[3] or not re.search(r"[^0-9A-Za-z_-]", found[2]):
+            raise ValueError(text)
+        return super().__new__(cls, text)
+
+
 def _whole(low: int, high: int, unit: str, about: str) -> Meta:
     return Meta(ge=low, le=high, description=about, extra={"unit": unit})
 
@@ -83,6 +143,13 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listener for devices, and what one device may take."""
 
     listen: Annotated[Address, _about("Where devices connect, on every link.")] = Address("0.0.0.0:7700")
+    tls: Annotated[
+        Literal["off", "optional", "required"],
+        _about("TLS on this listener; with `optional` beside plain connections."),
+    ] = "off"
+    proxy_trusted: Annotated[
+        Networks, _about("Who may say, in a PROXY header (version 2), for whom it speaks.")
+    ] = Networks()
     heartbeat_s: Annotated[
         int,
         _whole(
@@ -140,6 +207,33 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             0, 3600, "seconds", "A stopping gateway asks its devices to stay away for at least this long."
         ),
     ] = limits.goodbye_retry_after_s
+
+
+class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS for devices. All files are PEM; SIGHUP reads them anew, for new connections."""
+
+    certificate: Annotated[File, _about("The gateway's certificate, then those between it and the root.")] = (
+        File()
+    )
+    key: Annotated[File, _about("Its private key, without a password.")] = File()
+    client_certificates: Annotated[
+        Literal["off", "optional", "required"],
+        _about("Whether devices are asked for a certificate, and whether they must have one."),
+    ] = "off"
+    client_ca: Annotated[File, _about("Authorities that sign devices' certificates.")] = File()
+    product_ca: Annotated[
+        ProductFiles, _about("Products whose devices have an authority of their own, and no other.")
+    ] = ProductFiles()
+    client_crl: Annotated[
+        File, _about("Certificates that were revoked: a CRL of each of these authorities.")
+    ] = File()
+    certificate_name: Annotated[
+        Literal["cn", "uri", "dns"],
+        _about("Where a device's certificate names it: common name, or the one URI or DNS name."),
+    ] = "cn"
+    certificate_template: Annotated[Template, _about("What that name looks like.")] = Template(
+        "{product}/{device}"
+    )
 
 
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,11 +299,22 @@ class Configuration(Struct, frozen=True, kw_only=True):
 
     data: Data = Data()
     device: Device = Device()
+    tls: Tls = Tls()
     admin: Admin = Admin()
     upgrade: Upgrade = Upgrade()
     webhook: Webhook = Webhook()
     log: Log = Log()
     sources: Mapping[str, str] = field(default_factory=dict)
+
+
+_WORDS: dict[type, str] = {
+    Path: "a path",
+    File: "a path, or empty",
+    Networks: "addresses and networks with commas between them, or empty",
+    ProductFiles: "PRODUCT=PATH with commas between them, or empty",
+    Template: "a text with {product}, {device} and between them a character that no product key has",
+}
+_MAY_BE_EMPTY = (File, Networks, ProductFiles)
 
 
 class _Key(NamedTuple):
@@ -239,8 +344,8 @@ class _Key(NamedTuple):
             return "true or false"
         if kind is Address:
             return "HOST:PORT, with an IPv6 address in brackets, port 0 to 65535"
-        if kind is Path:
-            return "a path"
+        if kind in _WORDS:
+            return _WORDS[kind]
         assert get_origin(kind) is Literal
         return "one of " + ", ".join(_toml(choice) for choice in get_args(kind))
 
@@ -248,6 +353,7 @@ class _Key(NamedTuple):
 SECTIONS: dict[str, type[Struct]] = {
     "data": Data,
     "device": Device,
+    "tls": Tls,
     "admin": Admin,
     "upgrade": Upgrade,
     "webhook": Webhook,
@@ -385,7 +491,9 @@ def _convert(key: _Key, value: Any, source: str, *, text: bool) -> Any:
     """The value as the key's type; from text, numbers are read too."""
 
     def make(kind: type, raw: Any) -> Any:
-        if not isinstance(raw, str | Path) or not str(raw) or "\0" in str(raw):
+        if not isinstance(raw, str | Path) or "\0" in str(raw):
+            raise ValueError(raw)
+        if not str(raw) and kind not in _MAY_BE_EMPTY:
             raise ValueError(raw)
         return kind(raw)
 
@@ -405,6 +513,10 @@ def _check_together(configuration: Configuration) -> None:
 
     if device.chunk_bytes.bit_count() != 1:
         raise refuse("device.chunk_bytes", device.chunk_bytes, "must be a power of two")
+    if device.tls != "off":
+        for name in ("certificate", "key"):
+            if not getattr(configuration.tls, name):
+                raise ConfigurationError(f"device.tls = {_toml(device.tls)} needs tls.{name}")
     if device.message_bytes_max < device.hello_bytes_max:
         rule = f"must not be below device.hello_bytes_max = {device.hello_bytes_max}"
         raise refuse("device.message_bytes_max", device.message_bytes_max, rule)

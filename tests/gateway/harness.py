@@ -211,7 +211,7 @@ class SimulatedDevice:
             self.send_raw(messages.encode(message))
 
     def send_hello_raw(self, payload: bytes) -> None:
-        self.plane.put(plane.HELLO, self.conn, payload, NONCE.encode())
+        self.plane.put(plane.HELLO, self.conn, payload, NONCE.encode(), b"")
 
     def send_hello(
         self, version: str = "1.0", secret: str = SECRET, product: str = "lamp", **fields: Any

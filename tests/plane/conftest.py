@@ -1,5 +1,21 @@
-"""Fixtures of the plane's tests: `rig` (a plane with defaults) and `make_rig` (with other bounds)."""
+"""Fixtures of the plane's tests."""
 
-from tests.plane.rig import make_rig, rig
+from pathlib import Path
+
+import pytest
+
+from otagate.cli import certs as commands
+
+from .rig import make_rig, rig
 
 __all__ = ["make_rig", "rig"]
+
+DEVICES = ("lamp/d0", "lamp/d1")
+
+
+@pytest.fixture(scope="session")
+def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `otagate certs dev`, with certificates of DEVICES."""
+    folder = tmp_path_factory.mktemp("certs")
+    assert list(commands.make(folder, devices=DEVICES))
+    return folder

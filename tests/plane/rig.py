@@ -89,6 +89,7 @@ class Peer:
         self.ended: str | None = None  # "fin" or "reset"
         self.conn = 0
         self.nonce = b""
+        self.certificate = b""
 
     def send_raw(self, data: bytes) -> None:
         """Sends all of it, turning the plane while the kernel takes no more."""
@@ -182,10 +183,13 @@ class Rig:
         }
         self.plane = Plane(**defaults | bounds)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.plane.listen(self.listener.fileno())
+        self._listen()
         self.address = self.listener.getsockname()
         self.events: list[tuple[Any, ...]] = []
         self.peers: list[Peer] = []
+
+    def _listen(self) -> None:
+        self.plane.listen(self.listener.fileno())
 
     def close(self) -> None:
         for peer in self.peers:
@@ -278,7 +282,7 @@ class Rig:
         peer.nonce = challenge["nonce"].encode()
         assert len(bytes.fromhex(challenge["nonce"])) == 16
         peer.send(TEXT, b"hello")
-        _, peer.conn, payload, nonce = self.wait_event(plane.HELLO)
+        _, peer.conn, payload, nonce, peer.certificate = self.wait_event(plane.HELLO)
         assert (payload, nonce) == (b"hello", peer.nonce)
         return peer
 

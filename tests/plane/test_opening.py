@@ -56,8 +56,8 @@ def test_hello_byte_by_byte(rig: Rig, link: str) -> None:
 def test_hello_in_one_write_with_the_opening(rig: Rig, link: str) -> None:
     peer = rig.connect(link)
     peer.send_raw(OPENINGS[link] + frame(link, TEXT, b"hello") + frame(link, TEXT, b"next"))
-    kind, conn, payload, nonce = rig.wait_event(plane.HELLO)
-    assert (kind, payload, len(nonce)) == (plane.HELLO, b"hello", 32)
+    kind, conn, payload, nonce, certificate = rig.wait_event(plane.HELLO)
+    assert (kind, payload, len(nonce), certificate) == (plane.HELLO, b"hello", 32, b"")
     rig.apply((plane.ADMIT, conn, 1))
     assert rig.wait_event(plane.MESSAGE) == (plane.MESSAGE, conn, 1, b"next")
 
@@ -155,7 +155,7 @@ def test_a_hello_may_be_refused_and_said_again(rig: Rig, link: str) -> None:
     rig.apply((plane.SEND, peer.conn, b"no"), (plane.RETRY_HELLO, peer.conn))
     peer.send(TEXT, b"better")
     assert peer.next_frame() == (TEXT, b"no")
-    assert rig.wait_event(plane.HELLO) == (plane.HELLO, peer.conn, b"better", peer.nonce)
+    assert rig.wait_event(plane.HELLO) == (plane.HELLO, peer.conn, b"better", peer.nonce, b"")
     rig.plane.advance_clock(limits.hello_timeout_ms + 1000)  # the deadline has not moved
     assert peer.wait_end() == [(CLOSE, b"\x0f\xa1")]
 

@@ -200,7 +200,7 @@ class SimulatedPlane:
             link.backlog.append((payload, message))
         else:
             link.greeting = True
-            self.put(plane.HELLO, link.conn, payload, NONCE)
+            self.put(plane.HELLO, link.conn, payload, NONCE, b"")
             self._heard.append((link, message))
 
     def _hear(self, link: Link, payload: bytes, message: messages.DeviceMessage) -> None:

@@ -21,6 +21,7 @@ from otagate.plane.state cimport (
 )
 from otagate.plane.strangers cimport forget_stranger
 from otagate.plane.table cimport enqueue, find, touch, untouch
+from otagate.plane.tls cimport drop_certificate
 from otagate.plane.transfer cimport begin_transfer, find_image, has_digests, stop_transfer
 from otagate.plane.wheel cimport wake
 
@@ -70,6 +71,7 @@ cdef void order_admit(Core* core, uint64_t number, uint64_t device) noexcept nog
     forget_stranger(core, connection)
     connection.flags &= ~HELD
     connection.flags |= ADMITTED
+    drop_certificate(connection)
     connection.seen = <uint32_t>core.now_ms
     enter(core, connection, PHASE_OPEN)
     touch(core, connection)
@@ -131,5 +133,5 @@ cdef void flush_touched(Core* core) noexcept nogil:
         write_turn(core, connection, &left)
         if connection.phase != PHASE_FREE and wants_turn(connection):
             enqueue(core, connection)
-    if core.ready_count or core.events_size:
+    if core.ready.count or core.shaking.count or core.events_size:
         wake(core)

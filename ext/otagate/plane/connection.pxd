@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from otagate.plane.state cimport Cause, Connection, Core, Phase
 
-cdef Connection* open_connection(Core* core, int fd, uint16_t bucket) noexcept nogil     # NULL: no slot, or epoll refuses
+# NULL: no slot, or epoll refuses.
+cdef Connection* open_connection(Core* core, int fd, int listener, uint16_t bucket) noexcept nogil
 cdef void enter(Core* core, Connection* connection, Phase phase) noexcept nogil
 
 # After each of these the connection may be free: look at its phase before going on with it.

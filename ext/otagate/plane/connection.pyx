@@ -8,7 +8,8 @@ There is one way to close politely, for every reason: the phase becomes CLOSING,
 what is queued is written (a running chunk is finished, a transfer cut after it), then our FIN goes out and
 whatever still arrives is thrown away until the peer's FIN, or for `close_timeout_ms`. To close a socket
 with bytes unread would send RST, and RST destroys what the peer has not read yet: our error, our close frame.
-Only a peer whose own close frame is here need not be waited for.
+Only a peer whose own close frame is here need not be waited for, and not even it below TLS: a close_notify
+may follow. What lingers is read as it comes, without TLS.
 
 Everything else ends at once: `end_connection`, the one place where a socket is closed and a slot freed.
 
@@ -33,7 +34,8 @@ from otagate.plane.state cimport (
     ADMITTED, BACKLOG, CAUSE_BROKEN, CAUSE_HANDSHAKE_TIMEOUT, CAUSE_HELLO_TIMEOUT, CAUSE_IMAGE,
     CAUSE_LOST, CAUSE_MEMORY, CAUSE_NONE, CAUSE_PEER, CAUSE_SILENT, CAUSE_STALLED, CODE_IMAGE, CODE_LOST,
     CODE_NONE, CODE_SILENT, CODE_STALLED, CODE_UNAUTHORIZED, DUE, FINISHED, HELD, LINK_UNKNOWN, PHASE_CLOSING,
-    PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING, READABLE, WRITABLE,
+    PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING, READABLE, SHAKING,
+    TRANSPORT_AGAIN, WRITABLE,
     Cause, Connection, Core, Phase,
 )
 from otagate.plane.strangers cimport count_stranger, forget_stranger
@@ -46,7 +48,9 @@ from otagate.plane.transfer cimport (
     FEED_BLOCKED, FEED_BOUNDARY, FEED_LOST, FEED_SPENT, FEED_UNREADABLE, Feed,
     abandon_transfer, feed, mid_chunk,
 )
-from otagate.plane.transport cimport TRANSPORT_AGAIN
+from otagate.plane.tls cimport (
+    drop_below, drop_tls, has_sealed, is_clogged, is_secured, push_sealed, say_farewell, was_secured,
+)
 from otagate.plane.wheel cimport FOREVER, age_ms, schedule, unschedule
 
 cdef enum:
@@ -57,7 +61,7 @@ cdef const char* ERROR_HEAD = b'{"type":"error","code":"bad_message","message":"
 cdef const char* ERROR_TAIL = b'"}'
 
 
-cdef Connection* open_connection(Core* core, int fd, uint16_t bucket) noexcept nogil:
+cdef Connection* open_connection(Core* core, int fd, int listener, uint16_t bucket) noexcept nogil:
     cdef epoll_event event
     cdef Connection* connection = claim(core)
     if connection == NULL:
@@ -72,6 +76,7 @@ cdef Connection* open_connection(Core* core, int fd, uint16_t bucket) noexcept n
         return NULL
     connection.fd = fd
     count_stranger(core, connection, bucket)
+    connection.listener = <uint8_t>listener
     connection.flags |= WRITABLE
     enter(core, connection, PHASE_OPENING)
     return connection
@@ -167,12 +172,15 @@ cdef bint may_read(Connection* connection) noexcept nogil:
         connection.flags & (READABLE | BACKLOG) != 0
         and not connection.flags & HELD
         and connection.output == NULL
+        and not is_clogged(connection)
     )
 
 
 cdef bint may_write(Connection* connection) noexcept nogil:
     cdef bint runs = connection.transfer != NULL and connection.transfer.running
-    return connection.flags & WRITABLE != 0 and (connection.output != NULL or runs)
+    return connection.flags & WRITABLE != 0 and (
+        connection.output != NULL or runs or has_sealed(connection)
+    )
 
 
 cdef bint wants_turn(Connection* connection) noexcept nogil:
@@ -193,9 +201,14 @@ cdef void write_turn(Core* core, Connection* connection, int64_t* left) noexcept
         chunk = connection.transfer != NULL and mid_chunk(connection.transfer)
         if connection.phase == PHASE_CLOSING and not chunk:
             abandon_transfer(core, connection)
-            if connection.output == NULL:
+            if connection.output == NULL and not has_sealed(connection):
                 finish_close(core, connection)
+                if connection.phase != PHASE_CLOSING:
+                    return
+        if has_sealed(connection):
+            if not sealed_turn(core, connection):
                 return
+            continue
         if not may_write(connection):
             return
         if chunk or connection.output == NULL:
@@ -209,6 +222,19 @@ cdef void write_turn(Core* core, Connection* connection, int64_t* left) noexcept
             if flushed < 0:
                 end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
                 return
+
+
+cdef bint sealed_turn(Core* core, Connection* connection) noexcept nogil:
+    """True: nothing waits any more, go on."""
+    cdef ssize_t pushed
+    if not connection.flags & WRITABLE:
+        return False
+    pushed = push_sealed(core, connection)
+    if pushed == TRANSPORT_AGAIN:
+        block(core, connection)
+    elif pushed < 0:
+        end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
+    return pushed == 0
 
 
 cdef bint feed_turn(Core* core, Connection* connection, int64_t* left) noexcept nogil:
@@ -254,6 +280,7 @@ cdef void end_connection(
     abandon_transfer(core, connection)
     drop_output(core, connection)
     drop_input(connection)
+    drop_below(core, connection)
     unschedule(core, connection)
     if reset:
         at_once.l_onoff = 1
@@ -270,7 +297,7 @@ cdef void begin_close(
     cdef uint8_t payload[CLOSE_PAYLOAD_BYTES_MAX]
     connection.cause = cause
     connection.code = code if code else CODE_NONE
-    connection.flags &= ~(HELD | BACKLOG)
+    connection.flags &= ~(HELD | BACKLOG | SHAKING)
     drop_input(connection)
     enter(core, connection, PHASE_CLOSING)
     if code:
@@ -283,8 +310,14 @@ cdef void begin_close(
 
 
 cdef void finish_close(Core* core, Connection* connection) noexcept nogil:
-    """All is written: FIN."""
-    if connection.flags & FINISHED:
+    """All is written: close_notify, FIN."""
+    if is_secured(connection):
+        say_farewell(core, connection)
+        if push_sealed(core, connection) == TRANSPORT_AGAIN:
+            drop_tls(core, connection)
+            return
+        drop_tls(core, connection)
+    if connection.flags & FINISHED and not was_secured(connection):
         end_connection(core, connection, CODE_LOST, CAUSE_PEER, False)
     elif shutdown(connection.fd, SHUT_WR) < 0:
         end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)

@@ -10,6 +10,10 @@ for Python, at the end of the round (so that one connection gives at most `turn_
 drain, and answers cannot pile up behind them); when nothing is left to do. Rounds without events (handshakes,
 pings, downloads) follow one another within the budget and wake no Python.
 
+A TLS handshake costs as much as a hundred messages, so those in one wait in a line of their own behind
+everybody else's turns, and few of them get one in a drain. A fleet that returns is let in as fast as the
+handshakes go, and meanwhile nobody waits for more than these few.
+
 Edge-triggered epoll tells once. Invariant: a connection whose READABLE is set and that may be read, or whose
 WRITABLE is set and that has something to write, is on the ready list or in its turn.
 """
@@ -21,18 +25,21 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from otagate.plane.connection cimport (
-    drop_input, end_connection, may_read, meet_deadline, open_connection, wants_turn, write_turn,
+    begin_close, drop_input, end_connection, enter, may_read, meet_deadline, open_connection, wants_turn,
+    write_turn,
 )
 from otagate.plane.events cimport create_events, destroy_events
 from otagate.plane.intake cimport take_frames
 from otagate.plane.listener cimport drop_listeners, rest, rouse, tag_of_listener, tag_of_timer
 from otagate.plane.opening cimport take_opening
 from otagate.plane.output cimport destroy_pool
+from otagate.plane.proxy cimport is_trusted
 from otagate.plane.state cimport (
-    BACKLOG, BROKEN, CAUSE_LOST, CAUSE_MEMORY, CAUSE_SHUTDOWN, CODE_LOST, DUE, HANGUP, LISTENERS_MAX,
+    BACKLOG, BROKEN, CAUSE_LOST, CAUSE_MEMORY, CAUSE_SHUTDOWN, CAUSE_TLS, CODE_LOST, DUE, HANGUP,
+    LISTENERS_MAX,
     NONCE_POOL_BYTES, PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING,
     POLL_EVENTS_MAX, READABLE, READ_BYTES_ECHO, READ_BYTES_SESSION, READ_BYTES_STRANGER, SCRATCH_BYTES,
-    WRITABLE,
+    SHAKING, TRANSPORT_AGAIN, TRANSPORT_REFUSED, WRITABLE,
     Bounds, Connection, Core, Input,
 )
 from otagate.plane.system cimport (
@@ -43,7 +50,8 @@ from otagate.plane.system cimport (
 from otagate.plane.strangers cimport create_strangers, destroy_strangers, find_bucket
 from otagate.plane.table cimport create_table, dequeue, destroy_table, enqueue, find
 from otagate.plane.transfer cimport destroy_images
-from otagate.plane.transport cimport TRANSPORT_AGAIN, receive
+from otagate.plane.tls cimport begin_tls, destroy_tls, finish_handshake
+from otagate.plane.transport cimport receive
 from otagate.plane.wheel cimport arm_timer, create_wheel, destroy_wheel, read_clock, turn_wheel
 
 cdef enum:
@@ -97,6 +105,7 @@ cdef void destroy_core(Core* core) noexcept nogil:
     destroy_pool(core)
     destroy_strangers(core)
     destroy_table(core)
+    destroy_tls(core)
     free(core.nonces)
     free(core.scratch)
     if core.epoll >= 0:
@@ -112,12 +121,14 @@ cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
     read_clock(core)
     end_ns = core.now_ns + budget_ns
     core.arena_used = 0
+    core.handshakes_left = core.bounds.handshakes_max
     while core.events_size < core.bounds.events_max:
         turn_wheel(core)
         polled = poll(core, end_ns)
-        if polled <= 0 and core.ready_count == 0:
+        if polled <= 0 and core.ready.count == 0 and (core.shaking.count == 0 or core.handshakes_left == 0):
             break
         run_round(core, end_ns)
+        shake_hands(core, end_ns)
         if core.events_size or core.now_ns >= end_ns:
             break
     arm_timer(core)
@@ -125,10 +136,26 @@ cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
 
 cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
     cdef Connection* connection
-    cdef uint32_t left = core.ready_count
+    cdef uint32_t left = core.ready.count
     while left and core.events_size < core.bounds.events_max:
         left -= 1
-        connection = dequeue(core)
+        connection = dequeue(core, &core.ready)
+        if connection != NULL:
+            take_turn(core, connection)
+        read_clock(core)
+        if core.now_ns >= end_ns:
+            break
+
+
+cdef void shake_hands(Core* core, int64_t end_ns) noexcept nogil:
+    """A handshake is 100 times a message's work, so there are few of them in a drain; but one there is,
+    however much else there was to do."""
+    cdef Connection* connection
+    cdef uint32_t left = min(core.shaking.count, core.handshakes_left)
+    while left and core.events_size < core.bounds.events_max:
+        left -= 1
+        core.handshakes_left -= 1
+        connection = dequeue(core, &core.shaking)
         if connection != NULL:
             take_turn(core, connection)
         read_clock(core)
@@ -180,11 +207,12 @@ cdef void accept_batch(Core* core, int index, int64_t end_ns) noexcept nogil:
             return
         size = sizeof(address)
         fd = accept4(core.listeners[index].fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0 and not find_bucket(core, &address, &bucket):
+        bucket = 0  # a proxy is not counted, but those for whom it speaks
+        if fd >= 0 and not is_trusted(core, &address) and not find_bucket(core, &address, &bucket):
             close(fd)
             core.counters.refused_strangers += 1
         elif fd >= 0:
-            if open_connection(core, fd, bucket) == NULL:
+            if open_connection(core, fd, index, bucket) == NULL:
                 close(fd)
                 core.counters.accept_failures += 1
                 rest(core)
@@ -231,6 +259,8 @@ cdef ssize_t read_bytes(Core* core, Connection* connection, uint8_t* buffer) noe
     elif connection.phase == PHASE_OPEN:
         size = READ_BYTES_SESSION
     received = receive(core, connection, buffer, size)
+    if connection.flags & SHAKING and not shaken(core, connection):
+        return 0
     if received > 0:
         # A short count means that nothing is left, and an edge will follow: one call less for each message.
         # But a FIN that is already here gives no further edge, so it is read for.
@@ -239,9 +269,21 @@ cdef ssize_t read_bytes(Core* core, Connection* connection, uint8_t* buffer) noe
         return received
     if received == TRANSPORT_AGAIN:
         connection.flags &= ~READABLE
+    elif received == TRANSPORT_REFUSED and connection.phase == PHASE_OPENING:
+        begin_close(core, connection, 0, NULL, 0, CAUSE_TLS)  # politely, or the alert would not be read
     else:
         end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
     return 0
+
+
+cdef bint shaken(Core* core, Connection* connection) noexcept nogil:
+    """True: go on. The handshake's time was its own; that of the head, or preface, begins."""
+    cdef int finished = finish_handshake(core, connection)
+    if finished < 0:
+        end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
+    elif finished > 0:
+        enter(core, connection, PHASE_OPENING)
+    return finished >= 0
 
 
 cdef void read_turn(Core* core, Connection* connection) noexcept nogil:
@@ -250,22 +292,32 @@ cdef void read_turn(Core* core, Connection* connection) noexcept nogil:
     cdef size_t size
     cdef size_t taken = 0
     cdef ssize_t fresh = 0
+    cdef uint8_t* data = core.scratch
     if connection.phase == PHASE_LINGERING:
         read_bytes(core, connection, core.scratch)  # thrown away
         return
     if input != NULL and input.held_size:
         held = input.held_size
         memcpy(core.scratch, input.held, held)
+    if connection.flags & SHAKING and connection.flags & BACKLOG:
+        # What has come of the ClientHello waited for this turn. What is inside of TLS is read behind it.
+        connection.flags &= ~BACKLOG
+        drop_input(connection)
+        if begin_tls(core, connection, data, held) < 0:
+            end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
+            return
+        data += held
+        held = 0
     if not connection.flags & BACKLOG:
-        fresh = read_bytes(core, connection, core.scratch + held)
+        fresh = read_bytes(core, connection, data + held)
         if fresh == 0:
             return
     size = held + <size_t>fresh
     if connection.phase == PHASE_OPENING:
-        taken = take_opening(core, connection, core.scratch, size, <size_t>fresh)
+        taken = take_opening(core, connection, data, size, <size_t>fresh)
     if taken < size and (connection.phase == PHASE_LOGIN or connection.phase == PHASE_OPEN):
-        taken += take_frames(core, connection, core.scratch + taken, size - taken)
-    if connection.phase != PHASE_FREE and hold(connection, core.scratch + taken, size - taken) < 0:
+        taken += take_frames(core, connection, data + taken, size - taken)
+    if connection.phase != PHASE_FREE and hold(connection, data + taken, size - taken) < 0:
         end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
 
 

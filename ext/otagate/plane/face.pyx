@@ -8,33 +8,40 @@ GIL, afterwards. Contract: src/otagate/plane/face.pyi.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, fcntl, open
 from posix.unistd cimport close
 
 from otagate.wire.frames cimport OPCODE_BINARY, OPCODE_TEXT
 
 from otagate.plane cimport state
+from otagate.plane.context cimport (
+    FAULT_AUTHORITIES, FAULT_CERTIFICATE, FAULT_KEY, FAULT_MEMORY, FAULT_NONE, FAULT_REVOCATIONS,
+    Credentials, Fault, use_credentials,
+)
 from otagate.plane.commands cimport (
     flush_touched, order_admit, order_close, order_retry, order_send, order_stop, order_stream,
 )
 from otagate.plane.core cimport create_core, destroy_core, run
 from otagate.plane.events cimport forget_events
 from otagate.plane.listener cimport add_listener, drop_listeners
+from otagate.plane.openssl cimport ERR_peek_last_error, ERR_reason_error_string
 from otagate.plane.state cimport (
     CHUNK_BITS_MIN, CHUNK_SIZES, EVENT_CLOSED, EVENT_ENDED, EVENT_HELLO, EVENT_STARTED,
-    HTTP_HEAD_BYTES_MAX, NONCE_BYTES, SLOT_MASK,
-    Bounds, Connection, Core, Event, Image, Job,
+    HTTP_HEAD_BYTES_MAX, NETWORKS_MAX, NONCE_BYTES, SLOT_MASK, TICKET_KEY_BYTES, TICKET_KEYS_MAX,
+    Bounds, Connection, Core, Event, Image, Job, Security,
 )
 from otagate.plane.system cimport (
-    AF_INET, INET6_ADDRSTRLEN, IPPROTO_TCP, TCP_NODELAY,
+    AF_INET, AF_INET6, INET6_ADDRSTRLEN, IPPROTO_TCP, TCP_NODELAY,
     fstat, getpeername, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t, stat_t,
 )
 from otagate.plane.table cimport find
+from otagate.plane.tls cimport create_tls
 from otagate.plane.transfer cimport add_image, drop_image, find_image, set_digests
 from otagate.plane.wheel cimport age_ms, read_clock, wake
 
+import ipaddress
 import os
 
 from otagate import limits
@@ -77,6 +84,10 @@ STOPPED = state.END_STOPPED
 REPLACED = state.END_REPLACED
 FAILED = state.END_FAILED
 
+TLS_OFF = state.TLS_OFF
+TLS_OPTIONAL = state.TLS_OPTIONAL
+TLS_REQUIRED = state.TLS_REQUIRED
+
 WEBSOCKET = state.LINK_WEBSOCKET
 TCP = state.LINK_TCP
 
@@ -104,6 +115,18 @@ CAUSE_NAMES = {
     state.CAUSE_REFUSED_BYTE: "refused_byte",
     state.CAUSE_IMAGE: "image",
     state.CAUSE_MEMORY: "memory",
+    state.CAUSE_TLS: "tls",
+    state.CAUSE_REFUSED_PLAIN: "refused_plain",
+    state.CAUSE_REFUSED_STRANGER: "refused_stranger",
+}
+
+NAME_KINDS = {"cn": state.NAME_CN, "uri": state.NAME_URI, "dns": state.NAME_DNS}
+
+FAULTS = {
+    FAULT_CERTIFICATE: "the certificate",
+    FAULT_KEY: "the key",
+    FAULT_AUTHORITIES: "the authorities",
+    FAULT_REVOCATIONS: "the revocations",
 }
 
 
@@ -113,7 +136,16 @@ cdef OSError error_of(int number):
 
 # -- events ----------------------------------------------------------------------------------------
 
-cdef tuple make_tuple(const Event* event):
+cdef bytes certificate_of(Core* core, uint64_t number):
+    cdef Connection* connection = find(core, number)
+    if connection == NULL or connection.below == NULL or connection.below.certificate == NULL:
+        return b""
+    return PyBytes_FromStringAndSize(
+        <const char*>connection.below.certificate, connection.below.certificate_size
+    )
+
+
+cdef tuple make_tuple(Core* core, const Event* event):
     cdef object payload
     if event.kind == EVENT_CLOSED:
         return (event.kind, event.connection, event.identity.device, event.code)
@@ -123,7 +155,10 @@ cdef tuple make_tuple(const Event* event):
         return (event.kind, event.connection, event.identity.device, event.transfer, event.code)
     payload = PyBytes_FromStringAndSize(<const char*>event.payload, <Py_ssize_t>event.size)
     if event.kind == EVENT_HELLO:
-        return (event.kind, event.connection, payload, event.identity.nonce[:NONCE_BYTES].hex().encode())
+        return (
+            event.kind, event.connection, payload, event.identity.nonce[:NONCE_BYTES].hex().encode(),
+            certificate_of(core, event.connection),
+        )
     return (event.kind, event.connection, event.identity.device, payload)
 
 
@@ -132,7 +167,7 @@ cdef list take_events(Core* core):
     cdef uint32_t i
     cdef list taken = []
     for i in range(count):
-        taken.append(make_tuple(core.events + i))
+        taken.append(make_tuple(core, core.events + i))
     forget_events(core, count)
     return taken
 
@@ -225,11 +260,16 @@ cdef int carry_out(Core* core, tuple command) except -1:
 
 # -- the plane -------------------------------------------------------------------------------------
 
-cdef str address_of(int fd):
+cdef str address_of(Connection* connection):
     cdef sockaddr_storage storage
     cdef socklen_t size = sizeof(storage)
     cdef char text[INET6_ADDRSTRLEN]
-    if getpeername(fd, <sockaddr*>&storage, &size) < 0:
+    if connection.below != NULL and connection.below.family:
+        inet_ntop(connection.below.family, connection.below.address, text, sizeof(text))
+        if connection.below.family == AF_INET:
+            return f"{text.decode()}:{connection.below.port}"
+        return f"[{text.decode()}]:{connection.below.port}"
+    if getpeername(connection.fd, <sockaddr*>&storage, &size) < 0:
         return ""
     if storage.ss_family == AF_INET:
         inet_ntop(storage.ss_family, &(<sockaddr_in*>&storage).sin_addr, text, sizeof(text))
@@ -260,6 +300,7 @@ cdef class Plane:
         connection_sndbuf_bytes=limits.connection_sndbuf_bytes,
         turn_messages_max=limits.turn_messages_max,
         turn_sendfile_bytes_max=limits.turn_sendfile_bytes_max,
+        drain_handshakes_max=limits.drain_handshakes_max,
         drain_events_max=limits.drain_events_max,
         strangers_per_address_max=limits.strangers_per_address_max,
         bint echo=False,
@@ -279,6 +320,7 @@ cdef class Plane:
         assert 0 < turn_messages_max
         assert 0 < turn_sendfile_bytes_max
         assert 0 < drain_events_max
+        assert 0 < drain_handshakes_max
         assert connection_output_bytes_max < 2**31
         assert 0 < strangers_per_address_max < 2**16
         bounds.connections_max = connections_max
@@ -296,6 +338,7 @@ cdef class Plane:
         bounds.turn_sendfile_bytes_max = turn_sendfile_bytes_max
         bounds.events_max = drain_events_max
         bounds.strangers_per_address_max = strangers_per_address_max
+        bounds.handshakes_max = drain_handshakes_max
         bounds.sndbuf_bytes = connection_sndbuf_bytes
         bounds.echo = echo
         self.core = create_core(&bounds, &failure)
@@ -310,19 +353,85 @@ cdef class Plane:
             raise ValueError("the plane is closed")
         return self.core
 
-    def listen(self, int fd):
+    def listen(self, int fd, int security=state.TLS_OFF):
         cdef Core* core = self.opened()
         cdef int failure
         cdef int one = 1
-        cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        cdef int copy
+        if not state.TLS_OFF <= security <= state.TLS_REQUIRED:
+            raise ValueError(f"not a security of a listener: {security}")
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 0)
         if copy < 0:
             raise error_of(errno)
         fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK)
         setsockopt(copy, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))  # connections inherit it
-        failure = add_listener(core, copy)
+        failure = add_listener(core, copy, <Security>security)
         if failure:
             close(copy)
             raise error_of(failure)
+
+    def tls(
+        self,
+        bytes certificate not None,
+        bytes key not None,
+        *,
+        bytes authorities not None=b"",
+        bytes revocations not None=b"",
+        client_certificates="off",
+        certificate_name="cn",
+    ):
+        cdef Core* core = self.opened()
+        cdef Credentials given
+        cdef Fault fault
+        if client_certificates not in ("off", "optional", "required"):
+            raise ValueError(
+                f"client certificates are off, optional or required, not {client_certificates!r}"
+            )
+        given.certificate = <const uint8_t*>PyBytes_AS_STRING(certificate)
+        given.certificate_size = <uint32_t>PyBytes_GET_SIZE(certificate)
+        given.key = <const uint8_t*>PyBytes_AS_STRING(key)
+        given.key_size = <uint32_t>PyBytes_GET_SIZE(key)
+        given.authorities = <const uint8_t*>PyBytes_AS_STRING(authorities)
+        given.authorities_size = <uint32_t>PyBytes_GET_SIZE(authorities)
+        given.revocations = <const uint8_t*>PyBytes_AS_STRING(revocations)
+        given.revocations_size = <uint32_t>PyBytes_GET_SIZE(revocations)
+        given.ask = client_certificates != "off"
+        given.insist = client_certificates == "required"
+        name_kind = NAME_KINDS[certificate_name]
+        if create_tls(core) < 0:
+            raise MemoryError
+        if core.tls.ticket_keys_count == 0:
+            self.ticket_keys(os.urandom(TICKET_KEY_BYTES))
+        core.tls.name_kind = name_kind
+        fault = use_credentials(core, &given)
+        if fault == FAULT_MEMORY:
+            raise MemoryError
+        if fault != FAULT_NONE:
+            reason = ERR_reason_error_string(ERR_peek_last_error())
+            words = (<bytes>reason).decode() if reason != NULL else "not PEM"
+            raise ValueError(f"{FAULTS[<int>fault]} cannot be used: {words}")
+
+    def ticket_keys(self, bytes keys not None):
+        cdef Core* core = self.opened()
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(keys)
+        if size == 0 or size % TICKET_KEY_BYTES or size > TICKET_KEYS_MAX * TICKET_KEY_BYTES:
+            raise ValueError("ticket keys are one to three times 80 bytes")
+        memcpy(core.tls.ticket_keys, PyBytes_AS_STRING(keys), size)
+        core.tls.ticket_keys_count = <uint32_t>(size // TICKET_KEY_BYTES)
+
+    def trust_proxies(self, networks):
+        cdef Core* core = self.opened()
+        cdef bytes address
+        found = [ipaddress.ip_network(network) for network in networks]
+        if len(found) > NETWORKS_MAX:
+            raise ValueError(f"at most {NETWORKS_MAX} networks")
+        for i, network in enumerate(found):
+            address, bits = network.network_address.packed, network.prefixlen
+            if network.version == 4:
+                address, bits = bytes(10) + b"\xff\xff" + address, bits + 96
+            memcpy(core.networks[<int>i].address, PyBytes_AS_STRING(address), 16)
+            core.networks[<int>i].bits = bits
+        core.networks_count = len(found)
 
     def unlisten(self):
         drop_listeners(self.opened())
@@ -339,7 +448,7 @@ cdef class Plane:
     @property
     def pending(self):
         cdef Core* core = self.opened()
-        return core.ready_count > 0 or core.events_size > 0
+        return core.ready.count > 0 or core.shaking.count > 0 or core.events_size > 0
 
     def apply(self, list commands not None):
         cdef Core* core = self.opened()
@@ -358,12 +467,15 @@ cdef class Plane:
             "connections": core.count,
             "connections_websocket": core.counters.live[<int>state.LINK_WEBSOCKET],
             "connections_tcp": core.counters.live[<int>state.LINK_TCP],
+            "connections_tls": core.counters.live_tls,
             "accepted": core.counters.accepted,
             "refused_strangers": core.counters.refused_strangers,
             "accept_failures": core.counters.accept_failures,
             "resting": int(core.resting),
             "opened_websocket": core.counters.opened[<int>state.LINK_WEBSOCKET],
             "opened_tcp": core.counters.opened[<int>state.LINK_TCP],
+            "tls_handshakes": core.counters.handshakes,
+            "tls_resumptions": core.counters.resumptions,
             "bytes_in": core.counters.bytes_in,
             "bytes_out": core.counters.bytes_out,
             "bytes_streamed": core.counters.bytes_streamed,
@@ -390,7 +502,7 @@ cdef class Plane:
         cdef Connection* connection = find(self.opened(), conn)
         if connection == NULL:
             return None
-        return connection.link, address_of(connection.fd)
+        return connection.link, address_of(connection)
 
     def advance_clock(self, int64_t ms):
         cdef Core* core = self.opened()

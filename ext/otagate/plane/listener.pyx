@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close
 
-from otagate.plane.state cimport LISTENERS_MAX, Core
+from otagate.plane.state cimport LISTENERS_MAX, Core, Security
 from otagate.plane.system cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, epoll_ctl, epoll_event
 
 
@@ -25,13 +25,14 @@ cdef int watch(Core* core, int index) noexcept nogil:
     return epoll_ctl(core.epoll, EPOLL_CTL_ADD, core.listeners[index].fd, &event)
 
 
-cdef int add_listener(Core* core, int fd) noexcept nogil:
+cdef int add_listener(Core* core, int fd, Security security) noexcept nogil:
     cdef int index = 0
     while index < LISTENERS_MAX and core.listeners[index].fd >= 0:
         index += 1
     if index == LISTENERS_MAX:
         return ENOSPC
     core.listeners[index].fd = fd
+    core.listeners[index].security = security
     if not core.resting and watch(core, index) < 0:
         core.listeners[index].fd = -1
         return errno

@@ -1,10 +1,11 @@
 """First bytes: which link, its handshake, our challenge (docs/protocol.md, Links).
 
 The device speaks first, and its first byte says what it speaks: `G` of GET, `O` of the TCP preface, 0x16 of a
-TLS ClientHello, 0x0D of a PROXY header. The latter two are layers below: once they are configured they take
-their own bytes, and what is inside comes here again. Anything else is closed at once.
+TLS ClientHello, 0x0D of a PROXY header. The latter two are layers below: each takes its own bytes, and what
+is inside comes here again. Anything else is closed at once.
 
-Bytes are taken only when they are whole, so a half head simply waits in the connection's `held`.
+Bytes are taken only when they are whole, so a half head simply waits in the connection's `held`. A
+ClientHello waits there for the connection's turn among the handshakes.
 """
 
 from libc.stdint cimport uint8_t, uint32_t
@@ -18,13 +19,15 @@ from otagate.wire.handshake cimport (
 from otagate.plane.connection cimport begin_close, end_connection, enter, queue_message
 from otagate.plane.output cimport queue_bytes
 from otagate.plane.state cimport (
-    ADMITTED, CAUSE_MEMORY, CAUSE_REFUSED_BYTE, CAUSE_REFUSED_HEAD, CAUSE_REFUSED_PROXY,
-    CAUSE_REFUSED_TLS, CODE_LOST, LINK_TCP, LINK_WEBSOCKET, NONCE_BYTES, NONCE_POOL_BYTES,
-    PHASE_FREE, PHASE_LOGIN, PHASE_OPEN,
+    ADMITTED, BACKLOG, CAUSE_MEMORY, CAUSE_REFUSED_BYTE, CAUSE_REFUSED_HEAD, CAUSE_REFUSED_PLAIN,
+    CAUSE_REFUSED_PROXY, CAUSE_REFUSED_STRANGER, CAUSE_REFUSED_TLS, CODE_LOST, LINK_TCP, LINK_WEBSOCKET,
+    NONCE_BYTES, NONCE_POOL_BYTES, PHASE_FREE, PHASE_LOGIN, PHASE_OPEN, SHAKING, TLS_OFF, TLS_REQUIRED,
     Cause, Connection, Core, Link,
 )
+from otagate.plane.proxy cimport PROXY_CROWDED, PROXY_MEMORY, PROXY_MORE, take_proxy_header
 from otagate.plane.strangers cimport forget_stranger
 from otagate.plane.system cimport getrandom, memmem
+from otagate.plane.tls cimport is_secured
 
 cdef enum:
     PREFACE_BYTES = 4
@@ -41,17 +44,43 @@ cdef const char* HEX = b"0123456789abcdef"
 cdef size_t take_opening(
     Core* core, Connection* connection, uint8_t* data, size_t size, size_t fresh
 ) noexcept nogil:
+    cdef uint8_t security = core.listeners[connection.listener].security
+    if data[0] == FIRST_PROXY:
+        return take_proxy(core, connection, data, size, fresh)
+    if data[0] == FIRST_TLS and not is_secured(connection):
+        if security == TLS_OFF or core.tls.context == NULL:
+            reject(core, connection, CAUSE_REFUSED_TLS)
+            return size
+        connection.flags |= SHAKING | BACKLOG
+        return 0
+    if data[0] != c"G" and data[0] != c"O":
+        reject(core, connection, CAUSE_REFUSED_BYTE)
+        return size
+    if security == TLS_REQUIRED and not is_secured(connection):
+        reject(core, connection, CAUSE_REFUSED_PLAIN)
+        return size
     if data[0] == c"G":
         return take_head(core, connection, data, size, fresh)
-    if data[0] == c"O":
-        return take_preface(core, connection, data, size)
-    if data[0] == FIRST_TLS:
-        reject(core, connection, CAUSE_REFUSED_TLS)
-    elif data[0] == FIRST_PROXY:
+    return take_preface(core, connection, data, size)
+
+
+cdef size_t take_proxy(
+    Core* core, Connection* connection, uint8_t* data, size_t size, size_t fresh
+) noexcept nogil:
+    cdef int taken = take_proxy_header(core, connection, data, size)
+    if taken == PROXY_MORE:
+        return 0
+    if taken == PROXY_MEMORY:
+        end_connection(core, connection, CODE_LOST, CAUSE_MEMORY, True)
+    elif taken == PROXY_CROWDED:
+        core.counters.refused_strangers += 1
+        reject(core, connection, CAUSE_REFUSED_STRANGER)
+    elif taken < 0:
         reject(core, connection, CAUSE_REFUSED_PROXY)
-    else:
-        reject(core, connection, CAUSE_REFUSED_BYTE)
-    return size
+    if taken < 0 or <size_t>taken == size:
+        return size
+    size -= taken
+    return taken + take_opening(core, connection, data + taken, size, min(fresh, size))
 
 
 cdef void reject(Core* core, Connection* connection, Cause cause) noexcept nogil:

@@ -16,9 +16,9 @@ from otagate.wire.frames cimport (
     WEBSOCKET_HEADER_BYTES_MAX, write_tcp_header, write_websocket_header,
 )
 
-from otagate.plane.state cimport LINK_TCP, Block, Connection, Core
+from otagate.plane.state cimport LINK_TCP, TRANSPORT_AGAIN, Block, Connection, Core
 from otagate.plane.system cimport iovec
-from otagate.plane.transport cimport TRANSPORT_AGAIN, send_vector
+from otagate.plane.transport cimport send_vector
 
 cdef enum:
     BLOCK_BYTES = 2048 - 24             # 24: sizeof(Block). A gateway message (<= 1000) fits, and some

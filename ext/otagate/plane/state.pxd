@@ -3,12 +3,16 @@
 #   table       slots of connections, numbers, the ready list
 #   wheel       the clock, and the wheel of deadlines
 #   events      what Python will be told
-#   transport   the only calls that move bytes through a socket
+#   identity    what a client certificate says
+#   context     certificate, key, authorities and tickets: the SSL_CTX of new connections
+#   tls         receive, send and sendfile through OpenSSL
+#   transport   the only calls that move bytes of a link
 #   output      queues of frames to be written
 #   transfer    images, and downloads by sendfile
 #   listener    listening sockets, and their rest
 #   strangers   connections that have not logged in, by address
 #   connection  the phases of a connection, its writes, its end
+#   proxy       PROXY headers, and who may send them
 #   opening     first bytes: which link, handshake, challenge
 #   intake      frames to messages
 #   core        turns: poll, accept, read, write
@@ -19,6 +23,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from otagate.plane.openssl cimport BIO_METHOD, SSL, SSL_CTX
 from otagate.wire.frames cimport FrameHeader
 
 cdef enum:
@@ -41,6 +46,11 @@ cdef enum:
     CHUNK_SIZES = 11                    # powers of two, 2**CHUNK_BITS_MIN = 256 B to 256 KiB
     CHUNK_BITS_MIN = 8
     CHUNK_PREFIX_BYTES_MAX = 26         # frame header <= 10, chunk header 16
+    RECORD_BYTES_MAX = 16384            # of plaintext in a TLS record (RFC 8446 section 5.1)
+    SEALING_BYTES = 98304               # the longest flight of a handshake, or some records, sealed
+    TICKET_KEYS_MAX = 3
+    TICKET_KEY_BYTES = 80               # name 16, AES-256 key 32, HMAC key 32
+    NETWORKS_MAX = 64
 
 cdef enum Link:
     LINK_UNKNOWN = 0
@@ -69,6 +79,20 @@ cdef enum Flag:
     DUE = 512                           # the wheel says that a deadline passed
     CAPPED = 1024                       # SO_SNDBUF was set
     FINISHED = 2048                     # the peer's close frame is here: after our answer, close
+    SHAKING = 4096                      # TLS was begun: its turns are those of handshakes
+
+# What a listener asks of those who connect.
+cdef enum Security:
+    TLS_OFF = 0
+    TLS_OPTIONAL = 1
+    TLS_REQUIRED = 2
+
+# What a call that moves bytes returns, if it is not their number.
+cdef enum Outcome:
+    TRANSPORT_AGAIN = -1                # the kernel will say when to go on
+    TRANSPORT_LOST = -2                 # the connection is gone
+    TRANSPORT_UNREADABLE = -3           # the file is: truncated, or an error of its disk
+    TRANSPORT_REFUSED = -4              # the peer's TLS is broken; an alert says so
 
 # Why a connection ended: each is counted.
 cdef enum Cause:
@@ -89,7 +113,16 @@ cdef enum Cause:
     CAUSE_IMAGE = 14                    # the image under a transfer became unreadable
     CAUSE_MEMORY = 15
     CAUSE_SHUTDOWN = 16                 # the plane was closed
-    CAUSES = 17
+    CAUSE_TLS = 17                      # the handshake failed
+    CAUSE_REFUSED_PLAIN = 18            # no TLS where TLS is required
+    CAUSE_REFUSED_STRANGER = 19         # too many of the address that its proxy named
+    CAUSES = 20
+
+# Where a certificate carries the name of its device.
+cdef enum NameKind:
+    NAME_CN = 0                         # subject, common name
+    NAME_URI = 1                        # subject alternative names
+    NAME_DNS = 2
 
 # What Python is told. The numbers are Python's too (otagate.plane.HELLO …).
 cdef enum EventKind:
@@ -190,6 +223,22 @@ cdef union Identity:
     uint8_t nonce[NONCE_BYTES]
 
 
+# What lies below a link: TLS, and a proxy that says for whom it speaks. Most plain connections have none.
+cdef struct Below:
+    SSL* ssl                            # NULL: no TLS, or no more: our close_notify has left
+    uint8_t* sealed                     # records that the kernel has not taken; NULL: none
+    uint32_t sealed_start
+    uint32_t sealed_stop
+    uint8_t* certificate                # what Python is told of it; freed at ADMIT
+    uint32_t certificate_size
+    uint16_t port                       # of the peer, as the proxy says; host's order
+    uint8_t family                      # AF_INET, AF_INET6; 0: no proxy said any
+    uint8_t secured                     # there is TLS, or was
+    uint8_t closing                     # our close_notify is made
+    uint8_t failed                      # OpenSSL gave up: nothing can be said any more
+    uint8_t address[16]
+
+
 # Times are milliseconds of the plane's clock, modulo 2**32: only differences of them mean anything.
 cdef struct Connection:
     int fd
@@ -210,10 +259,12 @@ cdef struct Connection:
     uint8_t phase
     uint8_t link
     uint8_t cause
+    uint8_t listener                    # its index: where it came in
     Identity identity
     Block* output                       # the tail of the ring; NULL: nothing queued
     Input* input
     Transfer* transfer
+    Below* below
 
 
 cdef struct Event:
@@ -229,6 +280,36 @@ cdef struct Event:
 
 cdef struct Listener:
     int fd                              # -1: none
+    uint8_t security                    # one of Security; stays when the listener goes
+
+
+# Slots in order of their turn, linked by ready_next.
+cdef struct Line:
+    uint32_t first
+    uint32_t last
+    uint32_t count
+
+
+cdef struct Network:
+    uint8_t address[16]                 # IPv4 as ::ffff:a.b.c.d
+    uint8_t bits
+
+
+# What all TLS connections share. Its buffers are used within one call.
+cdef struct Tls:
+    SSL_CTX* context                    # of new connections; NULL: none yet
+    BIO_METHOD* method
+    uint8_t* plain                      # RECORD_BYTES_MAX: plaintext gathered for one record
+    uint8_t* sealing                    # SEALING_BYTES: records made and not yet given to the kernel
+    uint32_t sealing_size
+    Connection* current                 # whose call it is
+    const uint8_t* given                # bytes received before OpenSSL was asked
+    size_t given_size
+    bint drained                        # the kernel has no more for now
+    bint ended                          # … and never will
+    int name_kind                       # one of NameKind
+    uint32_t ticket_keys_count          # the first one seals, all open
+    uint8_t ticket_keys[TICKET_KEYS_MAX][TICKET_KEY_BYTES]
 
 
 cdef struct Bounds:
@@ -247,13 +328,14 @@ cdef struct Bounds:
     uint32_t turn_sendfile_bytes_max
     uint32_t events_max
     uint16_t strangers_per_address_max
+    uint32_t handshakes_max
     int sndbuf_bytes
     bint echo
 
 
 cdef struct Counters:
     uint64_t accepted
-    uint64_t refused_strangers          # closed as they came: too many of their address
+    uint64_t refused_strangers          # too many of their address: most are closed as they come
     uint64_t accept_failures            # EMFILE and its like: the listeners went to rest
     uint64_t opened[LINKS]              # handshakes completed
     uint64_t live[LINKS]                # connections now, after their handshake
@@ -266,6 +348,9 @@ cdef struct Counters:
     uint64_t pings
     uint64_t transfers_started
     uint64_t transfers_ended
+    uint64_t handshakes                 # of TLS, completed, resumptions too
+    uint64_t resumptions
+    uint64_t live_tls
 
 
 cdef struct Core:
@@ -278,9 +363,9 @@ cdef struct Core:
     uint32_t count
     uint32_t slots_used                 # slots above were never used: their pages do not exist yet
     uint32_t free_slot                  # the most recently freed
-    uint32_t ready_first
-    uint32_t ready_last
-    uint32_t ready_count
+    Line ready
+    Line shaking                        # those in a handshake: few of them get a turn in a drain
+    uint32_t handshakes_left            # turns of this drain
     uint32_t touched_first
     uint32_t touched_last
 
@@ -313,6 +398,9 @@ cdef struct Core:
 
     uint16_t* strangers                 # counts, by a hash of the address
     uint64_t strangers_key
+    Tls tls
+    Network networks[NETWORKS_MAX]      # of proxies that may send a PROXY header
+    uint32_t networks_count
 
     Listener listeners[LISTENERS_MAX]
     bint resting                        # the listeners are out of epoll

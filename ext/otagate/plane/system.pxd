@@ -103,6 +103,9 @@ cdef extern from "sys/mman.h" nogil:
     void* mmap(void* address, size_t size, int protection, int flags, int fd, off_t offset)
     int munmap(void* address, size_t size)
 
+cdef extern from "unistd.h" nogil:
+    ssize_t pread(int fd, void* buffer, size_t size, off_t offset)
+
 cdef extern from "sys/random.h" nogil:
     ssize_t getrandom(void* buffer, size_t size, unsigned int flags)
 
@@ -112,4 +115,5 @@ cdef extern from "sys/stat.h" nogil:
     int fstat(int fd, stat_t* out)
 
 cdef extern from "string.h" nogil:
+    void explicit_bzero(void* data, size_t size)
     void* memmem(const void* data, size_t size, const void* wanted, size_t wanted_size)

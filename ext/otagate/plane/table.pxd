@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from otagate.plane.state cimport Connection, Core, SLOT_BITS
+from otagate.plane.state cimport Connection, Core, Line, SLOT_BITS
 
 
 cdef inline uint32_t slot_of(Core* core, Connection* connection) noexcept nogil:
@@ -20,6 +20,6 @@ cdef Connection* find(Core* core, uint64_t number) noexcept nogil       # NULL: 
 cdef Connection* claim(Core* core) noexcept nogil                       # NULL: all slots are taken
 cdef void release(Core* core, Connection* connection) noexcept nogil
 cdef void enqueue(Core* core, Connection* connection) noexcept nogil    # once: a second time does nothing
-cdef Connection* dequeue(Core* core) noexcept nogil                     # NULL: a free slot, skip it
+cdef Connection* dequeue(Core* core, Line* line) noexcept nogil         # NULL: a free slot, skip it
 cdef void touch(Core* core, Connection* connection) noexcept nogil      # once, too
 cdef Connection* untouch(Core* core) noexcept nogil                     # NULL: likewise

@@ -8,8 +8,9 @@ Python and epoll name a connection by slot and generation. The generation grows 
 so a number that outlived its connection finds nothing: `find` is the one door, and who holds a number
 rather than a pointer goes through it.
 
-The ready list is a queue of slots that wait for a turn, linked through the slots themselves. Invariant: a
-slot is on it exactly if QUEUED is set. A connection that ends stays on it (one cannot take a link from
+The ready list is a queue of slots that wait for a turn, linked through the slots themselves; those in a TLS
+handshake wait in a line of their own, so that nobody waits behind them. Invariant: a slot is on one of the
+two exactly if QUEUED is set. A connection that ends stays on it (one cannot take a link from
 the middle), and so QUEUED and `ready_next` belong to the slot: they outlive the connection, and a new one
 in the same slot may get a turn that it did not ask for, which finds nothing to do. The list of touched
 connections (those that one `apply` writes to) is made in the same way.
@@ -18,7 +19,9 @@ connections (those that one `apply` writes to) is made in the same way.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from otagate.plane.state cimport PHASE_FREE, QUEUED, SLOT_BITS, SLOT_MASK, TOUCHED, Connection, Core
+from otagate.plane.state cimport (
+    PHASE_FREE, QUEUED, SHAKING, SLOT_BITS, SLOT_MASK, TOUCHED, Connection, Core, Line,
+)
 from otagate.plane.system cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
 )
@@ -87,24 +90,25 @@ cdef void release(Core* core, Connection* connection) noexcept nogil:
 
 cdef void enqueue(Core* core, Connection* connection) noexcept nogil:
     cdef uint32_t slot = slot_of(core, connection)
+    cdef Line* line = &core.shaking if connection.flags & SHAKING else &core.ready
     if connection.flags & QUEUED:
         return
     connection.flags |= QUEUED
     connection.ready_next = 0
-    if core.ready_last:
-        core.connections[core.ready_last].ready_next = slot
+    if line.last:
+        core.connections[line.last].ready_next = slot
     else:
-        core.ready_first = slot
-    core.ready_last = slot
-    core.ready_count += 1
+        line.first = slot
+    line.last = slot
+    line.count += 1
 
 
-cdef Connection* dequeue(Core* core) noexcept nogil:
-    cdef Connection* connection = core.connections + core.ready_first
-    core.ready_first = connection.ready_next
-    if core.ready_first == 0:
-        core.ready_last = 0
-    core.ready_count -= 1
+cdef Connection* dequeue(Core* core, Line* line) noexcept nogil:
+    cdef Connection* connection = core.connections + line.first
+    line.first = connection.ready_next
+    if line.first == 0:
+        line.last = 0
+    line.count -= 1
     connection.flags &= ~QUEUED
     return connection if connection.phase != PHASE_FREE else NULL
 

@@ -23,12 +23,12 @@ from otagate.wire.frames cimport (
 from otagate.plane.events cimport push_transfer
 from otagate.plane.state cimport (
     CAPPED, CHUNK_BITS_MIN, CHUNK_SIZES, END_DONE, END_FAILED, END_NOT, END_REPLACED, END_STOPPED,
-    EVENT_ENDED, EVENT_STARTED, LINK_TCP, PHASE_OPEN,
+    EVENT_ENDED, EVENT_STARTED, LINK_TCP, PHASE_OPEN, TRANSPORT_AGAIN, TRANSPORT_UNREADABLE,
     Connection, Core, Image, Job, Transfer,
 )
 from otagate.plane.system cimport SO_SNDBUF, SOL_SOCKET, iovec, setsockopt
 from otagate.plane.table cimport enqueue, slot_of
-from otagate.plane.transport cimport TRANSPORT_AGAIN, TRANSPORT_UNREADABLE, send_file, send_vector
+from otagate.plane.transport cimport send_file, send_vector
 
 cdef enum:
     TURN_CHUNKS_MAX = 32                # two calls each: they bound a turn of small ones

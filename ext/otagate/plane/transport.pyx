@@ -1,8 +1,9 @@
-"""The only calls that move bytes through a socket: receive, send, sendfile.
+"""The only calls that move bytes of a link: receive, send, sendfile.
 
-A layer below the frames (TLS) has its place here and nowhere else: everything above speaks of bytes of the
+The layer below the frames (TLS) has its place here and nowhere else: everything above speaks of bytes of the
 link, of AGAIN, of a peer that is gone. A caller goes on until it is told AGAIN, or until fewer bytes moved
-than asked for; both mean that an edge from epoll will follow.
+than asked for; both mean that an edge from epoll will follow. (A file may also move in smaller pieces than
+were asked for.)
 
 No write can raise SIGPIPE: send is told MSG_NOSIGNAL, and CPython ignores the signal, which sendfile has no
 flag for.
@@ -13,12 +14,18 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 from posix.types cimport off_t
 
-from otagate.plane.state cimport Connection, Core
+from otagate.plane.state cimport (
+    TRANSPORT_AGAIN, TRANSPORT_LOST, TRANSPORT_UNREADABLE,
+    Connection, Core,
+)
 from otagate.plane.system cimport MSG_MORE, MSG_NOSIGNAL, iovec, msghdr, recv, sendfile, sendmsg
+from otagate.plane.tls cimport is_secured, receive_opened, send_file_sealed, send_sealed
 
 
 cdef ssize_t receive(Core* core, Connection* connection, uint8_t* buffer, size_t size) noexcept nogil:
     cdef ssize_t received
+    if is_secured(connection):
+        return receive_opened(core, connection, buffer, size)
     while True:
         received = recv(connection.fd, buffer, size, 0)
         if received >= 0:
@@ -46,6 +53,8 @@ cdef ssize_t send_vector(
 ) noexcept nogil:
     cdef msghdr message
     cdef ssize_t sent
+    if is_secured(connection):
+        return send_sealed(core, connection, vector, count, more)
     if core.write_bytes_max:
         limit_vector(vector, &count, core.write_bytes_max)
     memset(&message, 0, sizeof(message))
@@ -67,6 +76,8 @@ cdef ssize_t send_file(
 ) noexcept nogil:
     cdef off_t position = <off_t>offset
     cdef ssize_t sent
+    if is_secured(connection):
+        return send_file_sealed(core, connection, fd, offset, size)
     if core.write_bytes_max:
         size = min(size, <size_t>core.write_bytes_max)
     while True:

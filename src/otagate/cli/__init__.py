@@ -15,6 +15,7 @@ from otagate.cli import (
     audit,
     backup,
     batch,
+    certs,
     config,
     demo,
     device,
@@ -28,7 +29,21 @@ from otagate.cli import (
 from otagate.cli.exits import EPILOG, CommandError, Exit
 from otagate.errors import ConfigurationError
 
-COMMANDS = (serve, demo, simulate, product, device, firmware, batch, token, audit, webhook, backup, config)
+COMMANDS = (
+    serve,
+    demo,
+    simulate,
+    product,
+    device,
+    firmware,
+    batch,
+    token,
+    audit,
+    webhook,
+    backup,
+    certs,
+    config,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -58,6 +58,10 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     how.add_argument("--mutual", action="store_true", help="the gateway must prove that it knows the secret")
     how.add_argument("--ca", type=Path, metavar="FILE", help="certificates that wss:// and tls:// trust")
+    how.add_argument(
+        "--cert", type=Path, metavar="FILE", help="the devices' certificate for wss:// and tls://"
+    )
+    how.add_argument("--key", type=Path, metavar="FILE", help="its private key")
     how.add_argument("--seed", help="makes every delay repeatable")
     parser.add_argument("--quiet", action="store_true", help="only warnings")
     parser.set_defaults(run=run)
@@ -148,11 +152,19 @@ def _behaviour(arguments: argparse.Namespace, *, single: bool) -> "Behaviour":
             drops = Drops.parse(arguments.drop_every)
         except ValueError as error:
             raise CommandError(f"--drop-every {error} is none of 30s, 500KB, 2MiB", Exit.USAGE) from error
-    if arguments.ca is not None:
+    if arguments.key is not None and arguments.cert is None:
+        raise CommandError("--key needs --cert", Exit.USAGE)
+    if arguments.ca is not None or arguments.cert is not None:
         try:
             context = ssl.create_default_context(cafile=arguments.ca)
         except OSError as error:
             raise CommandError(f"cannot read --ca {arguments.ca}: {error.strerror}", Exit.USAGE) from error
+    if context is not None and arguments.cert is not None:
+        try:
+            context.load_cert_chain(arguments.cert, arguments.key)
+        except OSError as error:
+            message = f"cannot use --cert {arguments.cert}: {error.strerror or error}"
+            raise CommandError(message, Exit.USAGE) from error
     return Behaviour(
         failure=arguments.fail,
         choose_s=arguments.silent_delay,

@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from otagate.gateway.service import Service
 from otagate.gateway.sessions import Sessions
 from otagate.gateway.stalls import Stalls
 from otagate.gateway.tables import Presence
+from otagate.gateway.tls import TICKET_KEYS_FILE, keep_tickets_fresh, secure, security_of
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.gateway.webhooks import Webhooks
@@ -310,8 +312,11 @@ async def _serve(
         clock = Clock(await store.newest_time_ms())
         device_plane = make_plane(configuration)
         gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery, notifier)
+        gateway.sessions.certificates = secure(configuration, device_plane)
         await gateway.take_up()
         nursery.start_soon(gateway.run)
+        if configuration.device.tls != "off":
+            nursery.start_soon(keep_tickets_fresh, device_plane, data_dir / TICKET_KEYS_FILE)
         await ensure_admin(gateway, data_dir)
         service = Service(gateway, blobs)
         stopping = trio.Event()
@@ -324,7 +329,7 @@ async def _serve(
 
         await nursery.start(serve_operators)
         for listener in device_listeners:
-            device_plane.listen(listener.fileno())
+            device_plane.listen(listener.fileno(), security_of(configuration))
         gateway.listening = True
         log.info(
             "serving",
@@ -335,7 +340,7 @@ async def _serve(
         )
         notifier.tell("READY=1", "STATUS=serving")
         task_status.started()
-        await _wait_signal(nursery)
+        await _wait_signal(nursery, partial(_reload, gateway))
         log.info("draining", sessions=len(gateway.presence))
         notifier.tell("STOPPING=1", "STATUS=draining")
         for listener in device_listeners:
@@ -354,7 +359,7 @@ async def _serve(
 def make_plane(configuration: Configuration) -> "plane.Plane":
     """A plane with the bounds of the configuration."""
     device = configuration.device
-    return plane.Plane(
+    made = plane.Plane(
         connections_max=device.connections_max,
         transfers_max=device.transfers_max,
         heartbeat_timeout_ms=int(limits.heartbeats_missed * device.heartbeat_s * 1000),
@@ -365,16 +370,31 @@ def make_plane(configuration: Configuration) -> "plane.Plane":
         hello_bytes_max=device.hello_bytes_max,
         message_bytes_max=device.message_bytes_max,
     )
+    made.trust_proxies(device.proxy_trusted.networks)
+    return made
 
 
-async def _wait_signal(nursery: trio.Nursery) -> None:
-    """Return at the first SIGTERM or SIGINT; the second one ends the process at once."""
+def _reload(gateway: Gateway) -> None:
+    """Read the certificates anew; if they cannot be used, the old ones stay."""
+    try:
+        gateway.sessions.certificates = secure(gateway.configuration, gateway.plane)
+    except ConfigurationError as error:
+        log.error("not_reloaded", message=str(error))
+    else:
+        log.info("reloaded", tls=gateway.configuration.device.tls)
+
+
+async def _wait_signal(nursery: trio.Nursery, reload: Callable[[], None]) -> None:
+    """Return at the first SIGTERM or SIGINT; the second one ends the process at once. SIGHUP reloads."""
     ready = trio.Event()
 
     async def listen_to_signals() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             count = 0
             async for number in signals:
+                if number == signal.SIGHUP:
+                    reload()
+                    continue
                 count += 1
                 if count == 1:
                     ready.set()

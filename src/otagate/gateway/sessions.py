@@ -21,6 +21,7 @@ from otagate.gateway.outbox import Outbox
 from otagate.gateway.pacing import Rivals, retry_after_s
 from otagate.gateway.reports import Reports
 from otagate.gateway.tables import Presence
+from otagate.gateway.tls import Certificates
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import Device, Store, TouchDevices, Upgrade
@@ -63,6 +64,7 @@ class Sessions:
         self.last_seen: dict[int, int] = {}  # of devices that went offline and are not written yet
         self._next_last_seen_ms = 0
         self._auths: dict[str, str] = {}
+        self.certificates = Certificates()  # replaced when the files of [tls] were read
         self._none = trio.Event()
         self.farewell: bytes | None = None  # while the gateway drains: what whoever comes is told
         self.logins = 0
@@ -78,7 +80,7 @@ class Sessions:
 
         So a last report counts although the connection ended right behind it, or its device is back.
         """
-        hellos: list[tuple[int, messages.Hello, bytes]] = []
+        hellos: list[tuple[int, messages.Hello, bytes, bytes]] = []
         closed: list[tuple[int, int]] = []
         for event in events:
             kind = event[0]
@@ -87,10 +89,10 @@ class Sessions:
                 if self._presence.get(device) == conn:
                     self.reports.receive(device, conn, payload)  # type: ignore[arg-type]
             elif kind == plane.HELLO:
-                _, conn, payload, nonce = event
+                _, conn, payload, nonce, certificate = event
                 hello = self._decode_hello(conn, payload)  # type: ignore[arg-type]
                 if hello is not None:
-                    hellos.append((conn, hello, nonce))  # type: ignore[arg-type]
+                    hellos.append((conn, hello, nonce, certificate))  # type: ignore[arg-type]
             elif kind == plane.CLOSED:
                 closed.append((event[1], event[2]))
             elif kind == plane.STARTED:
@@ -143,22 +145,22 @@ class Sessions:
             return None
         return message
 
-    async def _log_in(self, hellos: Sequence[tuple[int, messages.Hello, bytes]]) -> None:
+    async def _log_in(self, hellos: Sequence[tuple[int, messages.Hello, bytes, bytes]]) -> None:
         if self.farewell is not None:
-            for conn, _, _ in hellos:
+            for conn, *_ in hellos:
                 self._outbox.send_encoded(conn, self.farewell)
                 self._outbox.close(conn, 0)
             return
         room = max(limits.logins_under_way_max - len(self._upgrades.logging_in), 0)
-        for conn, hello, nonce in hellos[room:]:
+        for conn, hello, nonce, _ in hellos[room:]:
             self.logins_overloaded += 1
             self._send_away(conn, hello, "too many logins", nonce, limits.login_retry_after_s, 3)
         hellos = hellos[:room]
-        names = [(hello.product, hello.device) for _, hello, _ in hellos]
+        names = [(hello.product, hello.device) for _, hello, *_ in hellos]
         records = await self._store.lookup_devices(names)
         good: list[tuple[int, messages.Hello, bytes, Device]] = []
-        for (conn, hello, nonce), record in zip(hellos, records, strict=True):
-            if record is not None and await self._proves(hello, nonce, record):
+        for (conn, hello, nonce, certificate), record in zip(hellos, records, strict=True):
+            if record is not None and await self._proves(hello, nonce, certificate, record):
                 if self._presence.get(record.number) and self._is_rival(record.number):
                     self.takeovers_refused += 1
                     words = "this device logs in too often"
@@ -183,17 +185,17 @@ class Sessions:
             welcome = partial(self._welcome, conn, hello, nonce, record, upgrade)
             self._upgrades.after_pending(device, welcome)
 
-    async def _proves(self, hello: messages.Hello, nonce: bytes, record: Device) -> bool:
+    async def _proves(self, hello: messages.Hello, nonce: bytes, certificate: bytes, record: Device) -> bool:
+        """What the device shows must be right, and be all that its product asks for."""
         right = self._mac_is_right(hello, nonce, record.secret)
+        named = certificate != b"" and self.certificates.name(certificate, hello.product, hello.device)
+        if (hello.mac is not None and not right) or (certificate and not named):
+            return False
         auth = self._auths.get(record.product)
         if auth is None:
             product = await self._store.get_product(record.product)
             auth = self._auths[record.product] = product.auth if product else "secret"
-        if auth != "secret":
-            # they ask for a verified client certificate, which no listener here has
-            log.limited("login_needs_certificate", product=record.product, device=record.identifier)
-            return False
-        return right
+        return (right or auth == "certificate") and (named or auth == "secret")
 
     @staticmethod
     def _mac_is_right(hello: messages.Hello, nonce: bytes, secret: str) -> bool:

@@ -28,6 +28,9 @@ from otagate.plane.face import (
     STOPPED,
     STREAM,
     TCP,
+    TLS_OFF,
+    TLS_OPTIONAL,
+    TLS_REQUIRED,
     WEBSOCKET,
     Plane,
 )
@@ -60,6 +63,9 @@ __all__ = [
     "STOPPED",
     "STREAM",
     "TCP",
+    "TLS_OFF",
+    "TLS_OPTIONAL",
+    "TLS_REQUIRED",
     "WEBSOCKET",
     "Plane",
 ]

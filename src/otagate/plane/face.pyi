@@ -6,9 +6,12 @@ never used twice. A stale number is harmless everywhere: the command is passed o
 
 Events
 
-    (HELLO, conn, payload, nonce)
+    (HELLO, conn, payload, nonce, certificate)
         A text message of a connection not yet admitted; `nonce` is the 32 hex characters of its challenge.
-        Nothing more is read from it until ADMIT, RETRY_HELLO or CLOSE.
+        Nothing more is read from it until ADMIT, RETRY_HELLO or CLOSE. `certificate` is empty without a
+        client certificate; of a verified one it holds its name (empty if there is not exactly one of the
+        kind, of 1 to 255 printable ASCII characters), then for each authority of its chain a line feed and
+        the SHA-256 of that authority's certificate in lower-case hex, the issuer first.
     (MESSAGE, conn, device, payload)
         A text message of an admitted one; `device` is what ADMIT said.
     (BINARY, conn, device, payload)
@@ -51,7 +54,8 @@ Commands
         transfer is cut at a chunk boundary.
 """
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 HELLO: Final[int]
 MESSAGE: Final[int]
@@ -76,6 +80,11 @@ DONE: Final[int]
 STOPPED: Final[int]
 REPLACED: Final[int]
 FAILED: Final[int]
+
+# What a listener asks (Plane.listen).
+TLS_OFF: Final[int]
+TLS_OPTIONAL: Final[int]
+TLS_REQUIRED: Final[int]
 
 # Links in Plane.connection_info (0: not known yet).
 WEBSOCKET: Final[int]
@@ -120,12 +129,44 @@ class Plane:
         turn_sendfile_bytes_max: int = ...,
         drain_events_max: int = ...,
         strangers_per_address_max: int = ...,
+        drain_handshakes_max: int = ...,
         echo: bool = False,
     ) -> None: ...
-    def listen(self, fd: int) -> None:
+    def listen(self, fd: int, security: int = ...) -> None:
         """Accepts from a listening TCP socket, of which it keeps a descriptor of its own. Up to 8.
 
-        Makes the socket non-blocking and sets TCP_NODELAY, for both of its descriptors. Raises OSError.
+        Makes the socket non-blocking and sets TCP_NODELAY, for both of its descriptors. TLS_OPTIONAL and
+        TLS_REQUIRED take effect with the first `tls`. Raises OSError.
+        """
+
+    def tls(
+        self,
+        certificate: bytes,
+        key: bytes,
+        *,
+        authorities: bytes = b"",
+        revocations: bytes = b"",
+        client_certificates: Literal["off", "optional", "required"] = "off",
+        certificate_name: Literal["cn", "uri", "dns"] = "cn",
+    ) -> None:
+        """What new connections shake hands with; those that are there keep what they have. All is PEM.
+
+        certificate: the gateway's, then those between it and the root. authorities: who may sign client
+        certificates; each is an end of the chain. revocations: CRLs, of each authority that signs devices.
+        certificate_name: where the device's name stands: common name, or the one URI or DNS name.
+        Raises ValueError that names the part that cannot be used; then all is as before.
+        """
+
+    def ticket_keys(self, keys: bytes) -> None:
+        """One to three keys of 80 random bytes: the first seals session tickets, all open them.
+
+        Without it, `tls` draws one. Raises ValueError.
+        """
+
+    def trust_proxies(self, networks: Sequence[str]) -> None:
+        """Who may send a PROXY header (version 2): networks, as "10.0.0.0/8" or "::1". Up to 64.
+
+        Their connections count as strangers of the address that the header names. Raises ValueError.
         """
 
     def unlisten(self) -> None:
@@ -149,14 +190,17 @@ class Plane:
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and what is there now (connections, connections_websocket,
-        connections_tcp, resting, transfers_running, transfers_waiting). ended_*: connections by cause;
-        refused_strangers: closed as they came, since too many of their address had not logged in."""
+        connections_tcp, connections_tls, resting, transfers_running, transfers_waiting). ended_*: connections
+        by cause; refused_strangers: turned away since too many of their address had not logged in."""
 
     def last_seen_ms(self, conn: int) -> int:
         """Milliseconds since the last frame of a connection; -1: it is gone."""
 
     def connection_info(self, conn: int) -> tuple[int, str] | None:
-        """Its link, and the peer's address as HOST:PORT; None: it is gone."""
+        """Its link, and the peer's address as HOST:PORT (a proxy's word, if it sent one).
+
+        None: it is gone.
+        """
 
     def advance_clock(self, ms: int) -> None:
         """A test's: moves the clock of the deadlines ahead. They are met in the next drain."""

@@ -1,0 +1,29 @@
+# Certificate, key, authorities and tickets: the SSL_CTX of new connections.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from otagate.plane.openssl cimport BIO, SSL
+from otagate.plane.state cimport Core, Tls
+
+cdef struct Credentials:                # PEM, each with its size; empty: none
+    const uint8_t* certificate          # the server's, then those between it and the root
+    uint32_t certificate_size
+    const uint8_t* key
+    uint32_t key_size
+    const uint8_t* authorities          # who may sign client certificates
+    uint32_t authorities_size
+    const uint8_t* revocations          # CRLs of each of them
+    uint32_t revocations_size
+    bint ask                            # for a client certificate
+    bint insist                         # … without which there is no connection
+
+# 0; or which part is at fault, and OpenSSL's error queue says why. The old context serves its connections on.
+cdef enum Fault:
+    FAULT_NONE = 0
+    FAULT_MEMORY = 1
+    FAULT_CERTIFICATE = 2
+    FAULT_KEY = 3
+    FAULT_AUTHORITIES = 4
+    FAULT_REVOCATIONS = 5
+
+cdef Fault use_credentials(Core* core, const Credentials* given) noexcept nogil

@@ -1,0 +1,185 @@
+"""TLS from the command line to the device: files, SIGHUP, certificates as logins, PROXY headers in front."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otagate.cli import certs
+from otagate.wire import messages
+from tests.end_to_end.device import SECRET
+from tests.end_to_end.process import GatewayProcess, Operator, running
+
+PROXY = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(
+    [192, 0, 2, 7, 127, 0, 0, 1, 0x30, 0x39, 0x1E, 0x14]
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of `otagate certs dev`."""
+    made = tmp_path_factory.mktemp("certs")
+    assert list(certs.make(made, devices=["lamp/d1", "lamp/d2"]))
+    return made
+
+
+def settings(folder: Path, **more: str) -> dict[str, str]:
+    """Variables of the gateway."""
+    return {
+        "OTAGATE_DEVICE__TLS": "required",
+        "OTAGATE_TLS__CERTIFICATE": str(folder / "server.pem"),
+        "OTAGATE_TLS__KEY": str(folder / "server.key"),
+        **{f"OTAGATE_{name}": value for name, value in more.items()},
+    }
+
+
+OPEN: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+class Peer:
+    """A device on raw TCP below TLS, as blocking as can be."""
+
+    def __init__(self, gateway: GatewayProcess, folder: Path, device: str = "", before: bytes = b"") -> None:
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        if device:
+            context.load_cert_chain(
+                folder / f"devices/lamp/{device}.pem", folder / f"devices/lamp/{device}.key"
+            )
+        raw = socket.create_connection(gateway.devices, timeout=20)
+        raw.sendall(before)
+        self._open(raw, context)
+
+    def _open(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        self.socket = context.wrap_socket(raw, server_hostname="localhost")
+        OPEN.append(self.socket)
+        self.socket.sendall(b"OTG\x01")
+        self.nonce = self.receive()["nonce"]
+
+    def receive(self) -> Any:
+        head = self._exactly(4)
+        payload = self._exactly(int.from_bytes(head[1:], "big"))
+        return json.loads(payload) if head[0] == 1 else (head[0], payload)
+
+    def _exactly(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += self.socket.recv(size - len(data)) or pytest.fail("the end")
+        return data
+
+    def hello(self, device: str, *, secret: str | None = SECRET) -> Any:
+        """The answer."""
+        message = {"type": "hello", "product": "lamp", "device": device, "version": "1.0"}
+        if secret is not None:
+            message["mac"] = messages.login_mac(secret, self.nonce, "lamp", device)
+        payload = json.dumps(message).encode()
+        self.socket.sendall(b"\x01" + len(payload).to_bytes(3, "big") + payload)
+        return self.receive()
+
+
+@contextmanager
+def gateway_with(
+    tmp_path: Path, environment: dict[str, str], auth: str = "secret"
+) -> Iterator[GatewayProcess]:
+    """With product lamp and devices d1, d2."""
+    with running(tmp_path / "data", environment=environment) as gateway:
+        with Operator(gateway) as operator:
+            operator.call("POST", "/products", 201, json={"key": "lamp", "name": "Lamp", "auth": auth})
+            operator.register("d1", "d2")
+        yield gateway
+
+
+CASES = [
+    # auth, certificate of, secret, welcome
+    ("secret", "", SECRET, True),
+    ("secret", "d1", SECRET, True),
+    ("secret", "d2", SECRET, False),  # a certificate that names another device
+    ("secret", "d1", None, False),
+    ("certificate", "d1", None, True),
+    ("certificate", "d1", SECRET, True),
+    ("certificate", "d1", "wrong" * 5, False),  # a mac that is sent must hold
+    ("certificate", "d2", None, False),
+    ("certificate", "", SECRET, False),
+    ("both", "d1", SECRET, True),
+    ("both", "d1", None, False),
+    ("both", "", SECRET, False),
+]
+
+
+@pytest.mark.parametrize("auth", ["secret", "certificate", "both"])
+def test_what_a_product_asks_for(tmp_path: Path, folder: Path, auth: str) -> None:
+    environment = settings(folder, TLS__CLIENT_CERTIFICATES="optional", TLS__CLIENT_CA=str(folder / "ca.pem"))
+    with gateway_with(tmp_path, environment, auth) as gateway:
+        for which, certificate, secret, welcome in CASES:
+            if which == auth:
+                answer = Peer(gateway, folder, certificate).hello("d1", secret=secret)
+                expected = "welcome" if welcome else "error"
+                assert answer["type"] == expected, (auth, certificate, secret, answer)
+
+
+def test_a_product_s_own_authority(tmp_path: Path, folder: Path) -> None:
+    other = tmp_path / "other"
+    assert list(certs.make(other, devices=["lamp/d1"]))
+    environment = settings(
+        folder,
+        TLS__CLIENT_CERTIFICATES="optional",
+        TLS__CLIENT_CA=str(folder / "ca.pem"),
+        TLS__PRODUCT_CA=f"lamp={other / 'ca.pem'}",
+    )
+    with gateway_with(tmp_path, environment, "certificate") as gateway:
+        assert Peer(gateway, folder, "d1").hello("d1", secret=None)["type"] == "error"
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        context.load_cert_chain(other / "devices/lamp/d1.pem", other / "devices/lamp/d1.key")
+        peer = Peer.__new__(Peer)
+        peer._open(socket.create_connection(gateway.devices, timeout=20), context)
+        assert peer.hello("d1", secret=None)["type"] == "welcome"
+
+
+def test_sighup_takes_a_new_certificate(tmp_path: Path) -> None:
+    folder, renewed = tmp_path / "certs", tmp_path / "renewed"
+    for made in (folder, renewed):
+        assert list(certs.make(made))
+    with gateway_with(tmp_path, settings(folder)) as gateway:
+        before = Peer(gateway, folder)
+        for name in ("server.pem", "server.key"):
+            (folder / name).write_bytes((renewed / name).read_bytes())
+        os.kill(gateway.pid, signal.SIGHUP)
+        give_up = time.monotonic() + 20
+        while " reloaded " not in gateway.log:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        assert Peer(gateway, renewed).hello("d2")["type"] == "welcome"
+        assert before.hello("d1")["type"] == "welcome"
+
+
+def test_a_proxy_says_for_whom_it_speaks(tmp_path: Path, folder: Path) -> None:
+    environment = settings(folder, DEVICE__PROXY_TRUSTED="127.0.0.0/8, ::1")
+    with gateway_with(tmp_path, environment) as gateway:
+        assert Peer(gateway, folder, before=PROXY).hello("d1")["type"] == "welcome"
+
+
+@pytest.mark.parametrize("scheme", ["tls", "wss"])
+async def test_the_simulator_speaks_tls(tmp_path: Path, folder: Path, scheme: str) -> None:
+    import trio
+
+    from otagate.sdk.links import open_link
+
+    with gateway_with(tmp_path, settings(folder)) as gateway:
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
+        with trio.fail_after(20):
+            async with open_link(f"{scheme}://localhost:{gateway.devices[1]}", context=context) as link:
+                assert json.loads(await link.receive())["type"] == "challenge"

@@ -1,0 +1,628 @@
+"""TLS under the links: handshakes whole and in parts, resumption, client certificates, refusals, ends."""
+
+import hashlib
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otagate import plane
+
+from .rig import CLOSE, OPENINGS, PREFACE, REQUEST, TEXT, Peer, Rig, both_links, frame
+from .tls import Secured, TlsRig, certificates, client_context
+
+Make = Callable[..., TlsRig]
+OPENSSL = shutil.which("openssl") or ""
+
+
+@pytest.fixture
+def make_tls(certs: Path) -> Iterator[Make]:
+    rigs: list[TlsRig] = []
+
+    def make(**options: Any) -> TlsRig:
+        rigs.append(TlsRig(certs, **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture
+def rig(make_tls: Make) -> TlsRig:
+    return make_tls()
+
+
+def count(rig: Rig, *names: str) -> list[int]:
+    statistics = rig.plane.statistics()
+    return [statistics[name] for name in names]
+
+
+def client_hello(certs: Path, **options: Any) -> bytes:
+    """What a client says first."""
+    context = client_context(certs)
+    for name, value in options.items():
+        setattr(context, name, value)
+    outgoing = ssl.MemoryBIO()
+    secured = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.do_handshake()
+    return outgoing.read()
+
+
+# -- sessions ----------------------------------------------------------------------------------------
+
+
+@both_links
+def test_a_session(rig: TlsRig, link: str) -> None:
+    peer = rig.login(link)
+    assert peer.certificate == b""
+    peer.send(TEXT, b"report")
+    assert rig.wait_event(plane.MESSAGE) == (plane.MESSAGE, peer.conn, 7, b"report")
+    rig.apply((plane.SEND, peer.conn, b"answer"))
+    assert peer.next_frame() == (TEXT, b"answer")
+    assert count(rig, "tls_handshakes", "tls_resumptions", "connections_tls") == [1, 0, 1]
+    peer.close()
+    assert rig.wait_event(plane.CLOSED) == (plane.CLOSED, peer.conn, 7, plane.LOST)
+    assert count(rig, "connections", "connections_tls") == [0, 0]
+
+
+@both_links
+def test_plain_and_secured_share_a_listener(rig: TlsRig, link: str) -> None:
+    peer = Rig.connect(rig, link)
+    peer.send_raw(OPENINGS[link])
+    rig.wait_count(f"opened_{link}", 1)
+    rig.login(link)
+    assert count(rig, "connections", "connections_tls") == [2, 1]
+
+
+@both_links
+def test_everything_at_once(rig: TlsRig, link: str) -> None:
+    """The opening and a hello in the flight of the client's Finished."""
+    peer = rig.connect_tls(link)
+    raw = peer.socket
+
+    def shaken() -> bool:
+        raw.pull()  # type: ignore[attr-defined]
+        try:
+            raw.ssl.do_handshake()  # type: ignore[attr-defined]
+        except ssl.SSLWantReadError:
+            raw.flush()  # type: ignore[attr-defined]
+            return False
+        return True
+
+    rig.wait(shaken)
+    raw.ssl.write(OPENINGS[link] + frame(link, TEXT, b"hello"))  # type: ignore[attr-defined]
+    raw.flush()  # type: ignore[attr-defined]
+    assert rig.wait_event(plane.HELLO)[2] == b"hello"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("step", [1, 7, 100])
+def test_bytes_come_one_by_one(rig: TlsRig, certs: Path, version: ssl.TLSVersion, step: int) -> None:
+    context = client_context(certs)
+    context.minimum_version = context.maximum_version = version
+    peer = rig.connect_tls("tcp", context)
+    secured = peer.socket
+    assert isinstance(secured, Secured)
+    plain, sent = secured.raw, []
+
+    class Dripping:
+        """Sends a few bytes at a time, and lets the plane look at them."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plain, name)
+
+        def send(self, data: bytes) -> int:
+            sent.append(plain.send(data[:step]))
+            rig.settle()
+            return sent[-1]
+
+    secured.raw = Dripping()  # type: ignore[assignment]
+    rig.secure(peer)
+    peer.send_raw(PREFACE)
+    assert json.loads(peer.next_frame()[1])["type"] == "challenge"
+    assert len(sent) > 1
+
+
+def test_every_split_of_a_client_hello(make_tls: Make, certs: Path) -> None:
+    rig = make_tls(connections_max=2000)
+    hello = client_hello(certs)
+    raws = [Rig.connect(rig) for _ in range(1, len(hello))]
+    for at, peer in enumerate(raws, start=1):
+        peer.send_raw(hello[:at])
+    rig.settle()
+    assert count(rig, "connections", "bytes_out") == [len(raws), 0]
+    for at, peer in enumerate(raws, start=1):
+        peer.send_raw(hello[at:])
+    rig.wait(lambda: not rig.plane.pending and all(peer.unread or peer.receive() for peer in raws))
+    for peer in raws:
+        assert peer.unread.startswith(b"\x16\x03\x03")  # ServerHello
+
+
+def test_a_reader_of_single_bytes(rig: TlsRig) -> None:
+    """The kernel takes what it takes: flights, messages and close_notify wait in order."""
+    rig.plane.limit_writes(1)
+    peer = rig.login("tcp")
+    rig.apply(*((plane.SEND, peer.conn, b"%d" % i) for i in range(20)), (plane.CLOSE, peer.conn, 1000, b""))
+    assert peer.wait_end() == [(TEXT, b"%d" % i) for i in range(20)] + [(CLOSE, b"\x03\xe8")]
+
+
+# -- tickets -----------------------------------------------------------------------------------------
+
+
+def session_of(rig: TlsRig, peer: Peer) -> Any:
+    """The ticket that came behind the handshake."""
+    peer.send_raw(PREFACE)
+    peer.next_frame()
+    return peer.socket.ssl.session  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_returning_device_resumes(rig: TlsRig, certs: Path, version: ssl.TLSVersion) -> None:
+    context = client_context(certs)
+    context.minimum_version = context.maximum_version = version
+    session = session_of(rig, rig.secure(rig.connect_tls("tcp", context)))
+    rig.use()  # a renewed certificate changes nothing
+    peer = rig.secure(rig.connect_tls("tcp", context, session))
+    assert peer.socket.ssl.session_reused  # type: ignore[attr-defined]
+    rig.wait_count("tls_handshakes", 2)
+    assert count(rig, "tls_resumptions") == [1]
+
+
+def test_tickets_outlive_the_plane_with_their_keys(make_tls: Make) -> None:
+    old, new = b"o" * 80, b"n" * 80
+    first = make_tls()
+    first.plane.ticket_keys(old)
+    session = session_of(first, first.connect())
+    for keys, resumes in ((old, True), (new + old, True), (new, False)):
+        second = make_tls()
+        second.plane.ticket_keys(keys)
+        second.context = first.context
+        second.secure(second.connect_tls("tcp", first.context, session))
+        second.wait_count("tls_handshakes", 1)
+        assert count(second, "tls_resumptions") == [int(resumes)]
+
+
+# -- client certificates -------------------------------------------------------------------------------
+
+
+def authority_digest(certs: Path) -> bytes:
+    der = ssl.PEM_cert_to_DER_cert((certs / "ca.pem").read_text())
+    return hashlib.sha256(der).hexdigest().encode()
+
+
+def greet_as(rig: TlsRig, context: ssl.SSLContext, session: Any = None) -> Peer:
+    peer = rig.secure(rig.connect_tls("tcp", context, session))
+    peer.send_raw(PREFACE + frame("tcp", TEXT, b"hello"))
+    event = rig.wait_event(plane.HELLO)
+    peer.conn, peer.certificate = event[1], event[4]
+    peer.next_frame()
+    return peer
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("asked", ["optional", "required"])
+def test_a_certificate_names_its_device(
+    rig: TlsRig, certs: Path, version: ssl.TLSVersion, asked: str
+) -> None:
+    rig.use(client_certificates=asked, authorities=(certs / "ca.pem").read_bytes())
+    context = client_context(certs, "lamp/d0")
+    context.minimum_version = context.maximum_version = version
+    peer = greet_as(rig, context)
+    assert peer.certificate == b"lamp/d0\n" + authority_digest(certs)
+    # A session that is resumed remembers it, after each of its tickets anew.
+    for resumed in (1, 2):
+        session = peer.socket.ssl.session  # type: ignore[attr-defined]
+        peer = greet_as(rig, context, session)
+        assert peer.certificate == b"lamp/d0\n" + authority_digest(certs)
+        assert count(rig, "tls_resumptions") == [resumed]
+    rig.apply((plane.RETRY_HELLO, peer.conn))
+    peer.send(TEXT, b"again")
+    assert rig.wait_event(plane.HELLO)[4] == peer.certificate
+
+
+def test_other_authorities_void_the_tickets(rig: TlsRig, certs: Path) -> None:
+    """What a ticket says was verified under rules that may hold no more."""
+    authority = (certs / "ca.pem").read_bytes()
+    rig.use(client_certificates="optional", authorities=authority)
+    context = client_context(certs, "lamp/d0")
+    peer = greet_as(rig, context)
+    rig.use(client_certificates="required", authorities=authority)
+    greet_as(rig, context, peer.socket.ssl.session)  # type: ignore[attr-defined]
+    assert count(rig, "tls_handshakes", "tls_resumptions") == [2, 0]
+
+
+def test_optional_means_optional(rig: TlsRig, certs: Path) -> None:
+    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
+    assert greet_as(rig, client_context(certs)).certificate == b""
+
+
+def refused(rig: TlsRig, context: ssl.SSLContext) -> str:
+    """The alert that the client was told; the plane has closed by then."""
+    peer = rig.connect_tls("tcp", context)
+    told = ""
+
+    def over() -> bool:
+        nonlocal told
+        try:
+            if peer.socket.shake():  # type: ignore[attr-defined]
+                peer.socket.recv(1)
+        except BlockingIOError:
+            pass
+        except ssl.SSLError as error:
+            told = str(error)
+        return bool(told)
+
+    rig.wait(over)
+    peer.close()
+    rig.wait_count("connections", 0)
+    return told
+
+
+def test_a_certificate_may_be_required(rig: TlsRig, certs: Path) -> None:
+    rig.use(client_certificates="required", authorities=(certs / "ca.pem").read_bytes())
+    assert "certificate required" in refused(rig, client_context(certs)).lower()
+    assert count(rig, "ended_tls", "tls_handshakes") == [1, 0]
+
+
+def test_a_stranger_s_certificate_is_refused(rig: TlsRig, certs: Path, tmp_path: Path) -> None:
+    from otagate.cli import certs as commands
+
+    assert list(commands.make(tmp_path, devices=["lamp/d0"]))
+    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
+    context = client_context(certs)
+    context.load_cert_chain(tmp_path / "devices/lamp/d0.pem", tmp_path / "devices/lamp/d0.key")
+    assert "unknown ca" in refused(rig, context).lower()
+
+
+def test_a_server_s_certificate_names_no_device(rig: TlsRig, certs: Path) -> None:
+    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
+    context = client_context(certs)
+    context.load_cert_chain(certs / "server.pem", certs / "server.key")
+    assert "certificate" in refused(rig, context).lower()
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True)
+
+
+def test_a_revoked_certificate_is_refused(rig: TlsRig, certs: Path, tmp_path: Path) -> None:
+    (tmp_path / "index.txt").touch()
+    config = tmp_path / "ca.cnf"
+    config.write_text(
+        f"[ca]\ndefault_ca = one\n[one]\ndatabase = {tmp_path}/index.txt\ndefault_md = sha256\n"
+        "default_crl_days = 30\n"
+    )
+    authority = ("-config", config, "-cert", certs / "ca.pem", "-keyfile", certs / "ca.key")
+    openssl("ca", *authority, "-revoke", certs / "devices/lamp/d1.pem")
+    openssl("ca", *authority, "-gencrl", "-out", tmp_path / "crl.pem")
+    given = {"client_certificates": "required", "authorities": (certs / "ca.pem").read_bytes()}
+    context = client_context(certs, "lamp/d1")
+    rig.use(**given)
+    session = greet_as(rig, context).socket.ssl.session  # type: ignore[attr-defined]
+    rig.use(**given, revocations=(tmp_path / "crl.pem").read_bytes())
+    assert greet_as(rig, client_context(certs, "lamp/d0")).certificate.startswith(b"lamp/d0\n")
+    for peer in rig.peers[:]:
+        peer.close()
+    assert session is not None
+    assert "revoked" in refused(rig, context).lower()
+
+
+NAMES = [
+    ("cn", "/CN=lamp\\/d7", "", b"lamp/d7"),
+    ("cn", "/CN=lamp\\/d7/CN=lamp\\/d8", "", b""),
+    ("cn", "/O=none", "", b""),
+    ("cn", "/CN=lamp d7", "", b""),
+    ("uri", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,DNS:d7.lamp", b"otagate:lamp/d7"),
+    ("uri", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,URI:otagate:lamp/d8", b""),
+    ("dns", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,DNS:d7.lamp", b"d7.lamp"),
+    ("dns", "/CN=d7.lamp", "", b""),
+]
+
+
+@pytest.mark.parametrize(("kind", "subject", "extension", "name"), NAMES)
+def test_where_the_name_stands(
+    rig: TlsRig, certs: Path, tmp_path: Path, kind: str, subject: str, extension: str, name: bytes
+) -> None:
+    key, request, extensions = tmp_path / "key", tmp_path / "request", tmp_path / "extensions"
+    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
+    (tmp_path / "config").write_text("[req]\ndistinguished_name = name\n[name]\n")
+    openssl("req", "-new", "-config", tmp_path / "config", "-key", key, "-subj", subject, "-out", request)
+    extensions.write_text(extension)
+    openssl(
+        *("x509", "-req", "-in", request, "-CA", certs / "ca.pem", "-CAkey", certs / "ca.key"),
+        *("-set_serial", 7, "-days", 2, "-extfile", extensions, "-out", tmp_path / "certificate"),
+    )
+    rig.use(
+        client_certificates="required",
+        authorities=(certs / "ca.pem").read_bytes(),
+        certificate_name=kind,
+    )
+    context = client_context(certs)
+    context.load_cert_chain(tmp_path / "certificate", key)
+    assert greet_as(rig, context).certificate == name + b"\n" + authority_digest(certs)
+
+
+# -- refusals ------------------------------------------------------------------------------------------
+
+
+def test_tls_may_be_required(make_tls: Make) -> None:
+    rig = make_tls(security=plane.TLS_REQUIRED)
+    for opening in (PREFACE, REQUEST):
+        peer = Rig.connect(rig)
+        peer.send_raw(opening)
+        assert peer.wait_end() == []
+    assert count(rig, "ended_refused_plain", "connections") == [2, 0]
+    rig.login("tcp")
+
+
+def test_tls_without_a_certificate_of_ours(make_tls: Make, certs: Path) -> None:
+    rig = make_tls(security=plane.TLS_OFF)
+    peer = Rig.connect(rig)
+    peer.send_raw(client_hello(certs))
+    peer.wait_end()
+    assert count(rig, "ended_refused_tls") == [1]
+
+
+def test_tls_inside_of_tls(rig: TlsRig, certs: Path) -> None:
+    peer = rig.connect()
+    peer.send_raw(client_hello(certs))
+    peer.wait_end()
+    assert count(rig, "ended_refused_byte") == [1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x00\x05hello",
+        b"\x16\x03\x01\xff\xff" + bytes(70),
+        b"\x16\x02\x00" + bytes(50),
+        b"\x16" * 100,
+        b"\x16\x03\x01\x00\x00" * 40,
+    ],
+)
+def test_what_is_no_client_hello(rig: TlsRig, data: bytes) -> None:
+    peer = Rig.connect(rig)
+    peer.send_raw(data)
+    rig.wait(lambda: peer.ended is not None or peer.receive() is not None)
+    assert peer.unread[:1] in (b"", b"\x15")  # an alert, if anything
+    peer.close()
+    rig.wait_count("ended_tls", 1)
+    assert count(rig, "connections", "connections_tls") == [0, 0]
+
+
+def test_a_half_handshake_ends_in_time(make_tls: Make, certs: Path) -> None:
+    rig = make_tls(handshake_timeout_ms=10_000)
+    hello = client_hello(certs)
+    for part in (hello[:1], hello[:100], hello):
+        Rig.connect(rig).send_raw(part)
+    rig.connect()  # a whole one, and then nothing
+    rig.wait(lambda: count(rig, "tls_handshakes", "connections") == [1, 4] and not rig.plane.pending)
+    rig.plane.advance_clock(10_500)
+    rig.wait_count("ended_handshake_timeout", 4)
+    assert count(rig, "connections", "connections_tls") == [0, 0]
+
+
+def test_the_handshake_s_time_is_its_own(make_tls: Make) -> None:
+    rig = make_tls(handshake_timeout_ms=10_000)
+    peer = rig.connect_tls()
+    rig.plane.advance_clock(8_000)
+    rig.secure(peer)
+    rig.plane.advance_clock(8_000)
+    rig.settle()
+    peer.send_raw(PREFACE)
+    assert json.loads(peer.next_frame()[1])["type"] == "challenge"
+
+
+def test_a_truncated_record_ends_with_the_connection(rig: TlsRig) -> None:
+    peer = rig.login("tcp")
+    secured = peer.socket
+    assert isinstance(secured, Secured)
+    secured.ssl.write(frame("tcp", TEXT, b"x" * 100))
+    secured.raw.send(secured.outgoing.read()[:60])
+    secured.raw.shutdown(socket.SHUT_WR)
+    assert rig.wait_event(plane.CLOSED)[3] == plane.LOST
+    assert rig.events == []
+
+
+def test_a_changed_record_ends_the_connection(rig: TlsRig) -> None:
+    peer = rig.login("tcp")
+    secured = peer.socket
+    assert isinstance(secured, Secured)
+    secured.ssl.write(frame("tcp", TEXT, b"x" * 100))
+    record = bytearray(secured.outgoing.read())
+    record[50] ^= 1
+    secured.raw.send(record)
+    assert rig.wait_event(plane.CLOSED)[3] == plane.LOST
+    assert rig.events == []
+
+
+# -- ends ------------------------------------------------------------------------------------------------
+
+
+@both_links
+def test_a_close_is_answered_and_notified(rig: TlsRig, link: str) -> None:
+    peer = rig.login(link)
+    peer.send(CLOSE, b"\x03\xe8")
+    assert peer.wait_end() == [(CLOSE, b"\x03\xe8")]
+    assert rig.wait_event(plane.CLOSED)[3] == 1000
+    peer.close()
+    rig.wait_count("ended_peer", 1)
+
+
+def test_our_close_ends_with_close_notify(rig: TlsRig) -> None:
+    peer = rig.login("tcp")
+    rig.apply((plane.CLOSE, peer.conn, 4002, b""))
+    secured = peer.socket
+    assert isinstance(secured, Secured)
+    rig.wait(lambda: secured.pull() or secured.ended)
+    assert secured.ssl.read(100) == b"\x08\x00\x00\x02\x0f\xa2"
+    assert secured.ssl.read(1) == b""  # ssl says so of close_notify; without one it raises SSLEOFError
+
+
+def test_close_notify_is_an_end(rig: TlsRig) -> None:
+    peer = rig.login("tcp")
+    secured = peer.socket
+    assert isinstance(secured, Secured)
+    peer.send(TEXT, b"last")
+    with pytest.raises(ssl.SSLWantReadError):
+        secured.ssl.unwrap()
+    secured.flush()
+    assert rig.wait_event(plane.MESSAGE)[3] == b"last"
+    assert rig.wait_event(plane.CLOSED)[3] == plane.LOST
+
+
+# -- the face ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"certificate": b""}, "the certificate"),
+        ({"certificate": b"-----BEGIN CERTIFICATE-----\n"}, "the certificate"),
+        ({"key": b"nothing"}, "the key"),
+        ({"authorities": b"nothing"}, "the authorities"),
+        ({"revocations": b"nothing"}, "the revocations"),
+        ({"client_certificates": "perhaps"}, "client certificates"),
+    ],
+)
+def test_what_cannot_be_used_changes_nothing(rig: TlsRig, given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        rig.use(**given)
+    rig.login("tcp")
+
+
+def test_a_key_of_another_certificate(rig: TlsRig, certs: Path) -> None:
+    with pytest.raises(ValueError, match="the key cannot be used"):
+        rig.use(key=(certs / "ca.key").read_bytes())
+
+
+@pytest.mark.parametrize("size", [0, 79, 81, 320])
+def test_ticket_keys_have_80_bytes(rig: TlsRig, size: int) -> None:
+    with pytest.raises(ValueError, match="80 bytes"):
+        rig.plane.ticket_keys(bytes(size))
+
+
+def test_a_new_certificate_is_for_new_connections(rig: TlsRig, certs: Path, tmp_path: Path) -> None:
+    from otagate.cli import certs as commands
+
+    before = rig.login("tcp")
+    assert list(commands.make(tmp_path, hosts=["localhost"]))
+    rig.plane.tls(**certificates(tmp_path))
+    rig.context = client_context(tmp_path)
+    after = rig.login("tcp", device=8)
+    for peer in (before, after):
+        peer.send(TEXT, b"here")
+        assert rig.wait_event(plane.MESSAGE)[1] == peer.conn
+
+
+# -- fairness -----------------------------------------------------------------------------------------------
+
+
+def test_a_drain_shakes_few_hands_and_messages_go_first(make_tls: Make, certs: Path) -> None:
+    rig = make_tls(drain_handshakes_max=3, connections_max=100)
+    honest = rig.login("tcp")
+    hello = client_hello(certs)
+    strangers = [Rig.connect(rig) for _ in range(30)]
+    rig.settle()
+    for stranger in strangers:
+        stranger.send_raw(hello)
+    honest.send(TEXT, b"report")
+    events = rig.plane.drain(10**9)
+    assert [event[0] for event in events] == [plane.MESSAGE]
+    done = 0
+    while done < 30:
+        before, done = done, 0
+        for stranger in strangers:
+            stranger.receive()
+            done += bool(stranger.unread)
+        assert done - before <= 3
+        assert rig.plane.pending or done == 30
+        rig.plane.drain(10**9)
+
+
+# -- openssl s_client ------------------------------------------------------------------------------
+
+
+def s_client(rig: TlsRig, *arguments: str, say: bytes = b"", until: bytes) -> str:
+    """Runs OpenSSL's own client; what it printed, once that holds `until`, or at its end."""
+    host, port = rig.address
+    process = subprocess.Popen(
+        [OPENSSL, "s_client", "-connect", f"{host}:{port}", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    import os
+
+    os.set_blocking(process.stdout.fileno(), False)
+    printed = b""
+    process.stdin.write(say)
+    process.stdin.flush()
+
+    def seen() -> bool:
+        nonlocal printed
+        printed += process.stdout.read() or b""  # type: ignore[union-attr]
+        return until in printed or process.poll() is not None
+
+    try:
+        rig.wait(seen)
+    finally:
+        process.stdin.close()
+        process.kill()
+        process.wait()
+        printed += process.stdout.read() or b""
+        process.stdout.close()
+    return printed.decode(errors="replace")
+
+
+def test_openssl_s_own_client(rig: TlsRig, certs: Path) -> None:
+    printed = s_client(
+        rig,
+        *(
+            "-CAfile",
+            str(certs / "ca.pem"),
+            "-verify_return_error",
+            "-alpn",
+            "h2,otagate.v1",
+            "-servername",
+            "x",
+        ),
+        say=PREFACE,
+        until=b'"protocol":[1]}',
+    )
+    assert "Verify return code: 0 (ok)" in printed
+    assert "ALPN protocol: otagate.v1" in printed
+    assert "Compression: NONE" in printed
+
+
+def test_key_updates_are_answered(rig: TlsRig) -> None:
+    """`K` on a line of its own: s_client updates its keys and asks for ours."""
+    printed = s_client(rig, "-tls1_3", say=b"K\n", until=b"KEYUPDATE")
+    assert "KEYUPDATE" in printed
+
+
+def test_renegotiation_is_refused(rig: TlsRig) -> None:
+    printed = s_client(rig, "-tls1_2", say=b"R\n", until=b"no renegotiation")
+    assert "no renegotiation" in printed
+
+
+@pytest.mark.parametrize("arguments", [("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"), ("-alpn", "h2")])
+def test_no_connection(rig: TlsRig, arguments: tuple[str, ...]) -> None:
+    printed = s_client(rig, *arguments, until=b"alert")
+    assert "alert" in printed
+    rig.wait_count("ended_tls", 1)
+
+
+def test_no_cipher_without_forward_secrecy(rig: TlsRig) -> None:
+    printed = s_client(rig, "-tls1_2", "-cipher", "AES128-SHA:AES256-GCM-SHA384", until=b"alert")
+    assert "handshake failure" in printed

@@ -10,7 +10,7 @@ own would be everybody's.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from otagate.plane.state cimport Below, Connection, Core, Network
 from otagate.plane.system cimport (
@@ -29,6 +29,7 @@ cdef enum:
     ADDRESSES_IPV4 = 12
     ADDRESSES_IPV6 = 36
 
+cdef const char* MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"  # ::ffff:0:0/96, an IPv4 address
 cdef const char* SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
 
@@ -42,16 +43,19 @@ cdef bint within(const Network* network, const uint8_t* address) noexcept nogil:
 
 cdef bint is_trusted(Core* core, const sockaddr_storage* address) noexcept nogil:
     cdef uint8_t wide[16]
+    cdef bint narrow
     cdef uint32_t i
     if address.ss_family == AF_INET:
-        memset(wide, 0, 10)
-        wide[10] = wide[11] = 0xFF
+        memcpy(wide, MAPPED, 12)
         memcpy(wide + 12, &(<const sockaddr_in*>address).sin_addr, 4)
     elif address.ss_family == AF_INET6:
         memcpy(wide, &(<const sockaddr_in6*>address).sin6_addr, 16)
     else:
         return False
+    narrow = memcmp(wide, MAPPED, 12) == 0
     for i in range(core.networks_count):
+        if narrow and core.networks[i].bits < 96:
+            continue  # ::/0 means IPv6
         if within(core.networks + i, wide):
             return True
     return False

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # -- the rules' tables -----------------------------------------------------------------------------
 
 GROUND = {"errors", "limits", "times"}
-LOW = GROUND | {"logs", "wire", "upgrade", "hashing"}
+LOW = GROUND | {"logs", "wire", "upgrade", "hashing", "signing"}
 # The floors, from the ground up: what each room may know. wire and upgrade do not know each other.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": GROUND,
     "upgrade": GROUND,
     "hashing": GROUND,
+    "signing": GROUND,
     "store": LOW - {"wire"},
     "sdk": LOW - {"upgrade"},
     "plane": LOW - {"upgrade"},
@@ -52,7 +53,10 @@ DOORS: dict[tuple[str, str], set[str]] = {
 # Where the protocol is translated to the rules: reports in, effects out, and the sessions that carry both.
 TRANSLATORS = {"otagate.gateway.sessions", "otagate.gateway.reports", "otagate.gateway.upgrades"}
 # No I/O, no clock, no chance: what these need is an argument.
-PURE = ("otagate.upgrade", "otagate.wire", "otagate.sdk.agent", "otagate.openmetrics")
+PURE = (
+    *("otagate.upgrade", "otagate.wire", "otagate.signing.manifest"),
+    *("otagate.sdk.agent", "otagate.openmetrics"),
+)
 IMPURE = {
     *("asyncio", "logging", "os", "posix", "random", "secrets", "select", "socket", "ssl", "subprocess"),
     *("threading", "time", "trio", "otagate.logs", "otagate.config", "libc.time", "libc.stdio"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from otagate.cli import api
+from otagate.cli import api, signing
 from otagate.cli.exits import CommandError, Exit
 from otagate.cli.grammar import Actions
 
@@ -42,7 +42,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add = actions.add("add", "upload a firmware", _add)
     add.add_argument("file", type=Path)
     for name in ("product", "name", "version"):
-        add.add_argument(f"--{name}", required=True)
+        add.add_argument(f"--{name}", help="(what was signed)")
+    add.add_argument("--signature", type=Path, metavar="FILE", help="as `firmware sign` writes it")
     add.add_argument("--description")
     add.add_argument("--file-name", help="(the file's own name)")
 
@@ -51,6 +52,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     content.add_argument("id")
     content.add_argument("--output", "-o", type=Path, metavar="FILE", help="(stdout)")
     actions.add("delete", "delete a firmware that no batch in progress uses", _delete).add_argument("id")
+    signing.register(actions)
 
 
 def _list(gateway: api.Api, arguments: argparse.Namespace) -> int:
@@ -68,6 +70,11 @@ def _add(gateway: api.Api, arguments: argparse.Namespace) -> int:
     names = ("product", "name", "version", "description")
     query = {name: getattr(arguments, name) for name in names}
     query["file_name"] = arguments.file_name or arguments.file.name
+    if arguments.signature is not None:
+        signing.add_signature(query, arguments.signature)
+    missing = [f"--{name}" for name in ("product", "name", "version") if query[name] is None]
+    if missing:
+        raise CommandError(f"missing {', '.join(missing)}, or --signature, which names them", Exit.USAGE)
     try:
         with arguments.file.open("rb") as file, output.transfer_progress() as progress:
             size = os.fstat(file.fileno()).st_size

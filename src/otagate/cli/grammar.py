@@ -29,3 +29,12 @@ class Actions:
 
         parser.set_defaults(run=run)
         return parser
+
+    def add_offline(
+        self, verb: str, about: str, run: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        """A verb that asks no gateway."""
+        parser = self._verbs.add_parser(verb, help=about, description=about)
+        parser.add_argument("--json", action="store_true", help="machine-readable output")
+        parser.set_defaults(run=run)
+        return parser

@@ -199,7 +199,14 @@ class Console:
 
     def show(self, place: str) -> None:
         """Go to a page ("batches/b1") and wait until it has loaded what it shows."""
-        self.page.evaluate("place => { location.hash = '#/' + place }", place)
+        self.page.evaluate(
+            """place => new Promise(gone => {
+                if (location.hash === "#/" + place) gone();
+                addEventListener("hashchange", () => gone(), { once: true });
+                location.hash = "#/" + place;
+            })""",
+            place,
+        )
         self.page.locator("h1").first.wait_for()
         self.page.wait_for_function("() => !document.querySelector('.panel > p.empty')")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import APIResponse, Browser, Route, expect
 
-from .browser import Console, Gateway
+from .browser import Console, Gateway, wait_for
 
 Open = Callable[..., Console]
 
@@ -226,6 +226,35 @@ def test_abort(console: Open, gateway: Gateway) -> None:
     page.locator("dialog").get_by_role("button", name="Abort").click()
     expect(row).to_contain_text("Task aborted")
     assert gateway.call("GET", f"/batches/{batch['id']}")["status"] == "aborted"
+
+
+def test_late_answers(console: Open, gateway: Gateway) -> None:
+    """An answer that was overtaken, by another one or by an event, does not bring back what was before."""
+    gateway.devices("lock", 1, "--silent-delay", "3600", prefix="calm-")
+    firmware = gateway.firmware("lock", "calm", "3.0.0")
+    batch = gateway.batch(firmware["id"], policy="silent", range="directed", devices=["calm-0"])["id"]
+    shown = console()
+    page = shown.page
+    rows: list[tuple[Route, APIResponse]] = []
+    views: list[tuple[Route, APIResponse]] = []
+    page.route(f"**/batches/{batch}/devices*", lambda route: rows.append((route, route.fetch())), times=1)
+    page.route(f"**/batches/{batch}", lambda route: views.append((route, route.fetch())))
+    page.evaluate("batch => { location.hash = `#/batches/${batch}` }", batch)
+    wait_for(lambda: page.evaluate("() => true") and rows and views)
+    row = page.get_by_role("row", name="calm-0")
+    gateway.call("POST", f"/batches/{batch}/abort")
+    expect(row).to_contain_text("Task aborted")
+    expect(page.locator(".facts")).to_contain_text("Aborted")
+
+    [(route, answer)] = rows
+    with page.expect_request_finished(lambda request: request == route.request):
+        route.fulfill(response=answer)
+    page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    assert "Task aborted" in row.inner_text()
+    with page.expect_response(f"**/batches/{batch}/devices*"):  # asked for after the view was taken
+        for route, answer in views:
+            route.fulfill(response=answer)
+    assert "Aborted" in page.locator(".facts").inner_text()
 
 
 def test_keyboard(console: Open) -> None:

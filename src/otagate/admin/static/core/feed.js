@@ -2,7 +2,10 @@
 
 EventSource comes back by itself after a lost connection, and tells the gateway the last event that it saw
 (Last-Event-ID). It gives up for good when the answer is an error; then we ask by ourselves, and try it anew now and
-then. Every (re)opening asks once for the current state too, so that nothing rests on a complete stream. */
+then. Every (re)opening asks once for the current state too, so that nothing rests on a complete stream.
+
+Answers and events come by different ways, so an answer may be older than what was told while it was on its way; then
+what was told stands (`hearing`). Of two answers the one asked for later counts: asking anew gives up the one before. */
 
 import { address } from "./api.js";
 
@@ -32,25 +35,44 @@ export function showFeed(state) {
   watchers.forEach((watcher) => watcher());
 }
 
+/** What events told of things with an `id`. `since(now())` of before a request is what was told during it: newer than
+the answer, because a change after that is told again. */
+export function hearing() {
+  let count = 0;
+  const told = new Map();
+  return {
+    hear(thing) {
+      count += 1;
+      told.set(thing.id, [count, thing]);
+    },
+    now: () => count,
+    since: (then) => new Map([...told].filter(([, [at]]) => at > then).map(([id, [, thing]]) => [id, thing])),
+  };
+}
+
 /** Listen to events until the returned function is called.
 
-`query` chooses them; `handlers` are by event, called with the decoded data; `refresh` is called when the current
-state has to be asked for; it may return a promise, whose failure shows as "reconnecting". */
+`query` chooses them; `handlers` are by event, called with the decoded data; `refresh(signal)` is called when the
+current state has to be asked for; it may return a promise, whose failure shows as "reconnecting". It is called again
+before that has ended if the state may have changed unheard; the signal of the earlier one is aborted then. */
 export function listen({ streams, query, handlers, refresh }) {
   let source = null;
   let timer = 0;
   let retry = 0;
   let ended = false;
-  let opened = false;
+  let asking = null;
 
   async function ask() {
+    asking?.abort();
+    asking = new AbortController();
+    const { signal } = asking;
     try {
-      await refresh();
-      if (ended) return;
+      await refresh(signal);
+      if (signal.aborted) return;
       if (!source) showFeed(POLLING);
       else if (source.readyState === EventSource.OPEN) showFeed(LIVE);
     } catch {
-      if (!ended) showFeed(RECONNECTING);
+      if (!signal.aborted) showFeed(RECONNECTING);
     }
   }
 
@@ -65,10 +87,9 @@ export function listen({ streams, query, handlers, refresh }) {
   function open() {
     source = new EventSource(address("/events", query), { withCredentials: false });
     source.onopen = () => {
-      if (opened) ask();
-      opened = true;
       clearTimeout(timer);
       showFeed(LIVE);
+      ask();
     };
     source.onerror = () => {
       showFeed(RECONNECTING);
@@ -91,6 +112,7 @@ export function listen({ streams, query, handlers, refresh }) {
   else poll();
   return () => {
     ended = true;
+    asking?.abort();
     clearTimeout(timer);
     clearTimeout(retry);
     source?.close();

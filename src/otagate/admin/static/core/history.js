@@ -1,7 +1,8 @@
 /* How a batch went over time: [at in s, succeeded, failed, not ended], oldest first.
 
 What happened before this page looked is made of the devices' completion times, up to a bound; later samples are the
-batch's own counts as they were told. Samples stay while the console is open, so coming back to a batch shows them. */
+batch's own counts as they were told, also while the look-up runs. Samples stay while the console is open, so coming
+back to a batch shows them. */
 
 import { part } from "./api.js";
 import { everything } from "./fleet.js";
@@ -9,6 +10,7 @@ import { everything } from "./fleet.js";
 const LOOKED_UP_MAX = 5000;
 const SAMPLES_MAX = 1500;
 const known = new Map();
+const lookedUp = new Set();
 
 const seconds = (time) => Date.parse(time) / 1000;
 
@@ -42,10 +44,13 @@ export function curve(createdAt, total, ended) {
   return samples;
 }
 
-/** Look up what happened before; nothing for a batch that is too large, or known from its beginning. */
+/** What was looked up, and the samples that were told meanwhile. */
+export const joined = (past, later) => [...past, ...later.filter(([at]) => !past.length || at > past.at(-1)[0])];
+
+/** Look up once what happened before; nothing for a batch of which too many devices have ended. */
 export async function lookUp(batch, signal) {
   const { succeeded, failed, total } = batch.counts;
-  if (known.has(batch.id) || succeeded + failed > LOOKED_UP_MAX) return;
+  if (lookedUp.has(batch.id) || succeeded + failed > LOOKED_UP_MAX) return;
   const path = `/batches/${part(batch.id)}/devices`;
   const ended = [];
   for (const state of ["succeeded", "failed"]) {
@@ -53,5 +58,7 @@ export async function lookUp(batch, signal) {
     const { items } = await everything(path, { state }, { signal });
     ended.push(...items.filter((row) => row.completed_at).map((row) => [row.completed_at, state === "succeeded"]));
   }
-  known.set(batch.id, curve(batch.created_at, total, ended));
+  lookedUp.add(batch.id);
+  const past = curve(batch.created_at, total, ended);
+  known.set(batch.id, joined(past, samplesOf(batch)));
 }

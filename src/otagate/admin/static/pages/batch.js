@@ -1,7 +1,7 @@
 /* One batch: what it is, how it goes, and each of its devices. Everything on it moves by itself. */
 
 import { api, explain, part, send } from "../core/api.js";
-import { listen } from "../core/feed.js";
+import { hearing, listen } from "../core/feed.js";
 import { operates } from "../core/fleet.js";
 import { number, time } from "../core/format.js";
 import { lookUp, record, samplesOf } from "../core/history.js";
@@ -27,6 +27,7 @@ export function BatchPage({ gateway, session, query, id }) {
   const list = useList(`/batches/${part(id)}/devices`, { q, state });
   const current = useRef(list);
   const pending = useRef(0);
+  const heard = useMemo(hearing, []);
   current.current = list;
 
   function take(view) {
@@ -37,22 +38,28 @@ export function BatchPage({ gateway, session, query, id }) {
   function reloadRows() {
     if (pending.current) return;
     pending.current = setTimeout(async () => {
+      if (document.hidden) await new Promise((seen) => { document.addEventListener("visibilitychange", seen, { once: true }); });
       pending.current = 0;
-      if (document.hidden) return;
       await current.current.reload();
       setChanges((count) => count + 1);
     }, RELOAD_PAUSE_MS);
   }
 
-  async function refresh() {
+  function told(view) {
+    heard.hear(view);
+    take(view);
+  }
+
+  async function refresh(signal) {
+    const asked = heard.now();
     try {
-      const view = await api.get(`/batches/${part(id)}`);
-      if (samplesOf(view).length === 0) await lookUp(view);
-      take(view);
+      const view = await api.get(`/batches/${part(id)}`, {}, signal);
+      await lookUp(view, signal);
+      take(heard.since(asked).get(view.id) ?? view);
       setError(null);
       reloadRows();
     } catch (failure) {
-      setError(failure);
+      if (!signal.aborted) setError(failure);
       throw failure;
     }
   }
@@ -62,7 +69,7 @@ export function BatchPage({ gateway, session, query, id }) {
       const shown = new Set(current.current.items?.map(({ identifier }) => identifier));
       if (more || state || changed.some((identifier) => shown.has(identifier) || identifier === device)) reloadRows();
     };
-    const stop = listen({ streams: gateway.offers.has("/events"), query: { batch: id }, handlers: { batch: take, upgrades }, refresh });
+    const stop = listen({ streams: gateway.offers.has("/events"), query: { batch: id }, handlers: { batch: told, upgrades }, refresh });
     return () => {
       stop();
       clearTimeout(pending.current);

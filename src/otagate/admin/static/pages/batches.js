@@ -1,7 +1,7 @@
 /* Batches, newest first: of one firmware, of one product, or all. Their counts move as devices report. */
 
 import { api, part } from "../core/api.js";
-import { listen } from "../core/feed.js";
+import { hearing, listen } from "../core/feed.js";
 import { operates, useFirmware, useProducts } from "../core/fleet.js";
 import { number, shortTime } from "../core/format.js";
 import { t } from "../core/i18n.js";
@@ -41,20 +41,24 @@ export function BatchesPage({ gateway, session, query }) {
     <${ListTable} list=${shown} empty=${empty} columns=${columnsOf(may, list.reload)} rowKey=${(batch) => batch.id} label=${t("nav.batches")} />`;
 }
 
-/** The newest states of batches that the feed told, by id; the list is asked again for one that it does not have. */
+/** The states of batches that the feed told since the list was asked for, by id; the list is asked again for one that
+it does not have. */
 function useNewest(gateway, list) {
   const [newest, setNewest] = useState(new Map());
   const current = useRef(list);
   current.current = list;
   useEffect(() => {
+    const heard = hearing();
     const batch = (view) => {
+      heard.hear(view);
       setNewest((known) => new Map(known).set(view.id, view));
       const { items, number: page, reload } = current.current;
       if (page === 1 && items && !items.some(({ id }) => id === view.id) && view.status === "in_progress") reload();
     };
-    const refresh = async () => {
+    const refresh = async (signal) => {
+      const asked = heard.now();
       await current.current.reload();
-      setNewest(new Map());
+      if (!signal.aborted) setNewest(heard.since(asked));
     };
     return listen({ streams: gateway.offers.has("/events"), query: {}, handlers: { batch }, refresh });
   }, []);

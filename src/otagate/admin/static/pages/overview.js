@@ -1,8 +1,9 @@
 /* What the fleet does now: devices online, logins and pushes a second, the batches in progress. */
 
 import { api, explain } from "../core/api.js";
-import { listen } from "../core/feed.js";
+import { hearing, listen } from "../core/feed.js";
 import { bytes, number, rate, shortTime } from "../core/format.js";
+import { joined } from "../core/history.js";
 import { language, t } from "../core/i18n.js";
 import { href } from "../core/router.js";
 import { html, useEffect, useMemo, useRef, useState } from "../core/view.js";
@@ -33,6 +34,14 @@ export function append(samples, before, now) {
   return [...samples.filter(([time]) => time > at - HISTORY_S && time < at), sample];
 }
 
+/** The batches in progress after one of them, or another, was told of. */
+export function withBatch(shown, batch) {
+  const others = shown.filter((other) => other.id !== batch.id);
+  if (batch.status !== "in_progress") return others;
+  const at = shown.findIndex((other) => other.id === batch.id);
+  return at < 0 ? [batch, ...others].slice(0, BATCHES_SHOWN) : shown.toSpliced(at, 1, batch);
+}
+
 export function OverviewPage({ gateway }) {
   const [overview, setOverview] = useState(null);
   const [samples, setSamples] = useState([]);
@@ -40,6 +49,8 @@ export function OverviewPage({ gateway }) {
   const [batches, setBatches] = useState(null);
   const [error, setError] = useState(null);
   const last = useRef(null);
+  const complete = useRef(false);
+  const heard = useMemo(hearing, []);
   const tells = gateway.offers.has("/overview");
 
   function take(now) {
@@ -52,31 +63,28 @@ export function OverviewPage({ gateway }) {
     if (seconds > 0) setStreamed(Math.max(now.bytes_streamed_total - before.bytes_streamed_total, 0) / seconds);
   }
 
-  async function refresh() {
+  async function refresh(signal) {
+    const asked = heard.now();
     try {
       const [view, page] = await Promise.all([
-        tells ? api.get("/overview") : null,
-        api.get("/batches", { status: "in_progress", limit: BATCHES_SHOWN }),
+        tells ? api.get("/overview", {}, signal) : null,
+        api.get("/batches", { status: "in_progress", limit: BATCHES_SHOWN }, signal),
       ]);
-      setBatches(page.items);
+      setBatches([...heard.since(asked).values()].reduce(withBatch, page.items));
       setError(null);
       if (!view) return;
-      if (!last.current) setSamples(historyOf(view));
+      if (!complete.current) setSamples((shown) => joined(historyOf(view), shown));
+      complete.current = true;
       take({ ...view, at: new Date().toISOString() });
     } catch (failure) {
-      setError(failure);
+      if (!signal.aborted) setError(failure);
       throw failure;
     }
   }
 
   function takeBatch(batch) {
-    setBatches((shown) => {
-      if (!shown) return shown;
-      const others = shown.filter((other) => other.id !== batch.id);
-      if (batch.status !== "in_progress") return others;
-      const at = shown.findIndex((other) => other.id === batch.id);
-      return at < 0 ? [batch, ...others].slice(0, BATCHES_SHOWN) : shown.toSpliced(at, 1, batch);
-    });
+    heard.hear(batch);
+    setBatches((shown) => shown && withBatch(shown, batch));
   }
 
   useEffect(() => listen({ streams: gateway.offers.has("/events"), query: {}, handlers: { overview: take, batch: takeBatch }, refresh }), []);

@@ -22,30 +22,37 @@ async function fetchPage(path, query, cursor, limit, signal) {
   return { items, next: cursor };
 }
 
-/** A list by pages. `path` null waits; `reload` asks for the same page again, quietly. */
+/** A list by pages. `path` null waits; `reload` asks for the same page again, quietly. Answers may overtake each other:
+one that was asked for before the one that is shown is dropped. */
 export function useList(path, query = {}, size = matchMedia("(max-width: 700px)").matches ? 25 : 50) {
   const [limit, setLimit] = useState(size);
   const [cursors, setCursors] = useState([null]);
   const [page, setPage] = useState({ items: null, next: null, error: null, loading: true });
   const asked = `${path} ${JSON.stringify(query)} ${limit}`;
   const current = useRef({});
+  const order = useRef({ asked: 0, shown: 0 });
   const shownFor = useRef(asked);
   if (shownFor.current !== asked) {
     shownFor.current = asked;
     if (cursors.length > 1) setCursors([null]);
   }
   const cursor = cursors.at(-1);
-  current.current = { path, query, cursor, limit };
+  current.current = { path, query, cursor, limit, asked };
 
   const load = useCallback(async (signal) => {
     const want = current.current;
     if (want.path === null) return;
+    const number = ++order.current.asked;
+    const show = (result) => {
+      const outdated = current.current.cursor !== want.cursor || current.current.asked !== want.asked;
+      if (outdated || number < order.current.shown) return;
+      order.current.shown = number;
+      setPage({ ...result, loading: false });
+    };
     try {
-      const found = await fetchPage(want.path, want.query, want.cursor, want.limit, signal);
-      if (current.current.cursor !== want.cursor || current.current.path !== want.path) return;
-      setPage({ ...found, error: null, loading: false });
+      show({ ...await fetchPage(want.path, want.query, want.cursor, want.limit, signal), error: null });
     } catch (error) {
-      if (error.name !== "AbortError") setPage({ items: null, next: null, error, loading: false });
+      if (error.name !== "AbortError") show({ items: null, next: null, error });
     }
   }, []);
 

@@ -51,7 +51,12 @@ DOORS: dict[tuple[str, str], set[str]] = {
     },
 }
 # Where the protocol is translated to the rules: reports in, effects out, and the sessions that carry both.
-TRANSLATORS = {"otagate.gateway.sessions", "otagate.gateway.reports", "otagate.gateway.upgrades"}
+TRANSLATORS = {
+    "otagate.gateway.sessions",
+    "otagate.gateway.reports",
+    "otagate.gateway.upgrades",
+    "otagate.gateway.progress",
+}
 # No I/O, no clock, no chance: what these need is an argument.
 PURE = (
     *("otagate.upgrade", "otagate.wire", "otagate.signing.manifest"),

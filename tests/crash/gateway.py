@@ -5,11 +5,11 @@ import sys
 from msgspec.structs import replace
 
 from otagate import cli
-from otagate.gateway import upgrades
+from otagate.gateway import in_progress
 from otagate.store.interface import Batch
 from otagate.upgrade.model import Rules
 
-rules_of = upgrades.rules_of
+rules_of = in_progress.rules_of
 
 
 def impatient_rules_of(batch: Batch) -> Rules:
@@ -19,5 +19,5 @@ def impatient_rules_of(batch: Batch) -> Rules:
 
 
 if __name__ == "__main__":
-    upgrades.rules_of = impatient_rules_of
+    in_progress.rules_of = impatient_rules_of
     sys.exit(cli.main(sys.argv[1:]))

@@ -26,11 +26,6 @@ cdef enum:
     TAKEN = 1  # flag: handed to dispatch, whose decision is on its way
 
 
-cdef struct Slot:
-    uint64_t device  # 0: free
-    uint64_t conn
-
-
 cdef inline uint64_t _mix(uint64_t x) noexcept nogil:
     # splitmix64's finalizer: device numbers are consecutive, their places must not be
     x = (x ^ (x >> 30)) * <uint64_t>0xbf58476d1ce4e5b9
@@ -40,10 +35,6 @@ cdef inline uint64_t _mix(uint64_t x) noexcept nogil:
 
 cdef class Presence:
     """Device number → connection number of its newest session. Both are positive."""
-
-    cdef Slot* slots
-    cdef uint64_t mask
-    cdef uint64_t used
 
     def __cinit__(self):
         self.mask = 63

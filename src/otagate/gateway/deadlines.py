@@ -13,7 +13,8 @@ from collections.abc import Callable
 from otagate import limits, logs
 from otagate.errors import RequestError
 from otagate.gateway.dispatch import Dispatch
-from otagate.gateway.upgrades import BatchInProgress, Upgrades
+from otagate.gateway.in_progress import BatchInProgress
+from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import Outcome
 from otagate.upgrade.events import AckTimeout, Event, UpgradeTimeout
 from otagate.upgrade.model import State

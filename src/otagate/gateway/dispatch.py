@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import trio
 
-from otagate.gateway.upgrades import BatchInProgress, Upgrades
+from otagate.gateway.in_progress import BatchInProgress
+from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import Device, Upgrade
 from otagate.upgrade.events import PushTurn, VersionReported
 from otagate.upgrade.model import State

@@ -23,34 +23,34 @@ class Outbox:
 
     def __init__(self, sink: CommandSink) -> None:
         self._sink = sink
-        self._commands: list[tuple[object, ...]] = []
+        self.commands: list[tuple[object, ...]] = []  # since the last flush
 
     def send(self, conn: int, message: GatewayMessage) -> None:
         """A text message to one connection."""
-        self._commands.append((plane.SEND, conn, encode(message)))
+        self.commands.append((plane.SEND, conn, encode(message)))
 
     def send_encoded(self, conn: int, payload: bytes) -> None:
         """A text message that is encoded already."""
-        self._commands.append((plane.SEND, conn, payload))
+        self.commands.append((plane.SEND, conn, payload))
 
     def admit(self, conn: int, device: int) -> None:
         """The connection is the session of this device now."""
-        self._commands.append((plane.ADMIT, conn, device))
+        self.commands.append((plane.ADMIT, conn, device))
 
     def retry_hello(self, conn: int) -> None:
         """Its hello was refused; it may send another."""
-        self._commands.append((plane.RETRY_HELLO, conn))
+        self.commands.append((plane.RETRY_HELLO, conn))
 
     def close(self, conn: int, code: int, reason: bytes = b"") -> None:
         """Close after what is queued; code 0: without a close frame."""
-        self._commands.append((plane.CLOSE, conn, code, reason))
+        self.commands.append((plane.CLOSE, conn, code, reason))
 
     def command(self, *command: object) -> None:
         """Any other command of the plane (images and transfers)."""
-        self._commands.append(command)
+        self.commands.append(command)
 
     def flush(self) -> None:
         """Hand everything to the plane."""
-        if self._commands:
-            commands, self._commands = self._commands, []
+        if self.commands:
+            commands, self.commands = self.commands, []
             self._sink.apply(commands)

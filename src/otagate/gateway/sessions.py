@@ -82,7 +82,10 @@ class Sessions:
         """
         hellos: list[tuple[int, messages.Hello, bytes, bytes]] = []
         closed: list[tuple[int, int]] = []
-        for event in events:
+        at = 0
+        while (at := self.reports.take_progress(events, at)) < len(events):
+            event = events[at]
+            at += 1
             kind = event[0]
             if kind == plane.MESSAGE:
                 _, conn, device, payload = event

@@ -23,8 +23,10 @@ from otagate import limits, logs
 from otagate.gateway.board import Board
 from otagate.gateway.clock import Clock
 from otagate.gateway.entries import Again, Answer, Decision, DeviceEntry, Ending
+from otagate.gateway.in_progress import NO_RULES, BatchInProgress
 from otagate.gateway.journal import Journal
 from otagate.gateway.outbox import Outbox
+from otagate.gateway.progress import ProgressReports
 from otagate.gateway.tables import Presence, Roster
 from otagate.store.interface import (
     Batch,
@@ -42,13 +44,11 @@ from otagate.upgrade import states
 from otagate.upgrade.effects import Ack, Cancel, Effect, RefuseUnknown, SendUpgrade, StopTransfer
 from otagate.upgrade.effects import CancelReason as Reason
 from otagate.upgrade.events import Event, PushTurn
-from otagate.upgrade.model import RUNNING_STATES, BatchStatus, Cause, Policy, Row, Rules, State
+from otagate.upgrade.model import RUNNING_STATES, BatchStatus, Policy, Row, Rules, State
 from otagate.wire import messages
 from otagate.wire.constants import CancelReason, ErrorCode
 
 log = logs.get("upgrades")
-
-NO_RULES = Rules(target_version="", retries=0, retry_interval_ms=0, timeout_ms=0, expires_at_ms=0)
 
 # The rules and the protocol name the same reasons apart from each other (rooms that do not know each other).
 CANCEL_REASONS = {
@@ -66,40 +66,6 @@ Wrap = Callable[[Change], Change]  # what an operator does is written with an en
 def as_it_is(change: Change) -> Change:
     """A change that nobody asked for."""
     return change
-
-
-def rules_of(batch: Batch) -> Rules:
-    """What a step needs to know of a batch."""
-    return Rules(
-        target_version=batch.firmware_version,
-        retries=batch.retries,
-        retry_interval_ms=(batch.retry_interval_minutes or 0) * 60_000,
-        timeout_ms=batch.timeout_minutes * 60_000,
-        expires_at_ms=batch.expires_at_ms,
-    )
-
-
-class BatchInProgress:
-    """One batch in memory: its record, its rules, its members."""
-
-    __slots__ = ("record", "roster", "rules")
-
-    def __init__(self, record: Batch, roster: Roster) -> None:
-        self.record = record
-        self.rules = rules_of(record)
-        self.roster = roster
-
-    @property
-    def ended(self) -> bool:
-        """An abort or an expiry is committed, or on its way."""
-        return self.record.status != BatchStatus.IN_PROGRESS
-
-    def view(self, row: Row) -> Row:
-        """The row as it counts."""
-        if self.record.status == BatchStatus.IN_PROGRESS:
-            return row
-        cause = Cause.EXPIRED if self.record.ended_by == "expired" else Cause.ABORTED
-        return states.effective(row, self.record.status, self.record.ended_at_ms or 0, cause)
 
 
 class Upgrades:
@@ -210,6 +176,18 @@ class Upgrades:
             self._pushing.add(device)
         self.submit(Decision(self, change, event, step.effects, conn, answer))
         return step.row
+
+    def progress_reports(self) -> ProgressReports:
+        """The short way for reports that set no more than a percentage."""
+        return ProgressReports(
+            self.presence,
+            self.outbox,
+            self.decide,
+            self.rows,
+            self._pending,
+            self._endings,
+            self.batches,
+        )
 
     def answer_over(self, upgrade: Upgrade, event: Event, *, conn: int, answer: str | None) -> None:
         """Answer a report about a batch that is not the device's newest: its row has ended and stays."""
@@ -458,7 +436,12 @@ class Upgrades:
             batch.roster.set_clock(device, self.clock.now_ms() + self.acknowledge_timeout_ms)
             batch.roster.count_delivery(device)
             self.awaiting.add(device)
-        self.outbox.send(conn, upgrade_message(batch.record, row.attempt, self.chunk_bytes, answer))
+        offer = batch.offers.get(row.attempt)
+        if offer is None or answer is not None:
+            offer = messages.encode(upgrade_message(batch.record, row.attempt, self.chunk_bytes, answer))
+            if answer is None:
+                batch.offers[row.attempt] = offer
+        self.outbox.send_encoded(conn, offer)
         return True
 
     # -- sessions --------------------------------------------------------------------------------

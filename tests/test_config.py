@@ -258,3 +258,43 @@ def test_every_key_has_an_explanation_and_a_number_has_a_unit() -> None:
     for key in config.KEYS.values():
         assert (key.meta.description or "").endswith("."), key.path
         assert key.allowed, key.path
+
+
+# -- TLS -------------------------------------------------------------------------------------------
+
+OF_TLS = {"tls.certificate": "c.pem", "tls.key": "k.pem"}
+OF_ADMIN = {"admin.certificate": "c.pem", "admin.key": "k.pem"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"device.tls": "optional"}, 'device.tls = "optional" needs tls.certificate'),
+        ({"device.tls": "required", "tls.certificate": "c.pem"}, 'device.tls = "required" needs tls.key'),
+        ({"admin.tls": "true"}, "admin.tls = true needs admin.certificate and admin.key, or those of [tls]"),
+        ({"admin.tls": "true", "tls.key": "k.pem"}, "admin.tls = true needs"),
+        ({"admin.tls": "true", "admin.key": "k.pem", **OF_TLS}, "belong together"),
+        ({"admin.certificate": "c.pem"}, "belong together"),
+    ],
+)
+def test_tls_needs_a_certificate_with_its_key(flags: dict[str, str], words: str) -> None:
+    assert words in refusal(flags=flags)
+
+
+@pytest.mark.parametrize("given", [OF_TLS, OF_ADMIN, OF_TLS | OF_ADMIN])
+def test_operators_have_a_certificate_of_their_own_or_the_common_one(given: dict[str, str]) -> None:
+    assert load(flags={"admin.tls": "true", **given}).admin.tls
+
+
+@pytest.mark.parametrize(
+    "text", ["{product}{device}", "{product}", "{product}-{device}", "{device}/{device}"]
+)
+def test_a_template_names_each_device_apart(text: str) -> None:
+    assert "tls.certificate_template" in refusal(flags={"tls.certificate_template": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["{product}/{device}", "urn:otagate:{product}:{device}", "{device}.{product}"]
+)
+def test_a_template_may_be(text: str) -> None:
+    assert load(flags={"tls.certificate_template": text}).tls.certificate_template == text

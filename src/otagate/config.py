@@ -210,7 +210,7 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """TLS for devices. All files are PEM; SIGHUP reads them anew, for new connections."""
+    """Certificates. All files are PEM; SIGHUP reads them anew, for new connections."""
 
     certificate: Annotated[File, _about("The gateway's certificate, then those between it and the root.")] = (
         File()
@@ -239,9 +239,14 @@ class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listener for operators: API, console, metrics."""
 
-    listen: Annotated[Address, _about("Where operators connect. Plain HTTP: keep it on this machine.")] = (
-        Address("127.0.0.1:7780")
-    )
+    listen: Annotated[
+        Address, _about("Where operators connect. Without TLS it is plain HTTP: keep it on this machine.")
+    ] = Address("127.0.0.1:7780")
+    tls: Annotated[bool, _about("HTTPS on this listener, and nothing else.")] = False
+    certificate: Annotated[
+        File, _about("Its certificate, then those between it and the root. Unless set: that of [tls].")
+    ] = File()
+    key: Annotated[File, _about("The certificate's private key. Unless set: that of [tls].")] = File()
     metrics_token: Annotated[
         bool, _about("Whether GET /metrics asks for a token, of any role. Without it everybody may scrape.")
     ] = False
@@ -517,6 +522,11 @@ def _check_together(configuration: Configuration) -> None:
         for name in ("certificate", "key"):
             if not getattr(configuration.tls, name):
                 raise ConfigurationError(f"device.tls = {_toml(device.tls)} needs tls.{name}")
+    admin = configuration.admin
+    if bool(admin.certificate) != bool(admin.key):
+        raise ConfigurationError("admin.certificate and admin.key belong together: set both, or none")
+    if admin.tls and not (admin.key or (configuration.tls.certificate and configuration.tls.key)):
+        raise ConfigurationError("admin.tls = true needs admin.certificate and admin.key, or those of [tls]")
     if device.message_bytes_max < device.hello_bytes_max:
         rule = f"must not be below device.hello_bytes_max = {device.hello_bytes_max}"
         raise refuse("device.message_bytes_max", device.message_bytes_max, rule)

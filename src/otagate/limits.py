@@ -116,6 +116,7 @@ admin_head_bytes_max = 16 * KIB  # browsers send cookies of other things on the 
 admin_connections_max = 256  # operators are few; descriptors are for devices
 admin_idle_timeout_s = 15  # a request head, or the next request of a kept connection
 admin_body_stall_ms = 30_000  # a body of which nothing arrives for this long is given up
+admin_close_ms = 1_000  # for our close_notify, if a client reads nothing any more
 admin_linger_ms = 5_000  # after an early refusal: time for the rest of the body, so that the answer is read
 admin_graceful_timeout_ms = 5_000  # requests running at shutdown
 bulk_body_bytes_max = 1_024 * MIB  # of disk that one bulk registration may take while it arrives

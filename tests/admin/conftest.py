@@ -3,7 +3,8 @@
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -126,10 +127,10 @@ async def undrained(service: FakeService) -> AsyncIterator[Client]:
 class Server:
     """A running surface: where, and how to end it."""
 
-    def __init__(self, service: FakeService, port: int) -> None:
+    def __init__(self, service: FakeService, port: int, scheme: str = "http") -> None:
         self.service = service
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{scheme}://127.0.0.1:{port}"
         self.shutdown = trio.Event()
         self.ended = trio.Event()
 
@@ -144,14 +145,17 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(service: FakeService) -> AsyncIterator[Server]:
+async def serving(
+    service: FakeService, tls: Callable[[], ssl.SSLContext | None] | None = None
+) -> AsyncIterator[Server]:
     """A real listener on a port of the kernel's choice, shut down at the end."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(service, listener.getsockname()[1])
+    server = Server(service, listener.getsockname()[1], "https" if tls else "http")
+    options = {"tls": tls} if tls else {}
 
     async def run(task_status: trio.TaskStatus[None]) -> None:
         trigger = server.shutdown.wait
-        await serve(service, listener.detach(), shutdown_trigger=trigger, task_status=task_status)
+        await serve(service, listener.detach(), shutdown_trigger=trigger, task_status=task_status, **options)
         server.ended.set()
 
     async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ code 0 at SIGTERM, and its log must hold no traceback and no line of level error
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -38,8 +39,10 @@ class GatewayProcess:
         command: Sequence[str] = SERVE,
         listen: tuple[str, str] = ("127.0.0.1:0", "127.0.0.1:0"),
         environment: dict[str, str] | None = None,
+        ca: Path | None = None,
     ) -> None:
         self.data = data
+        self.tls = ssl.create_default_context(cafile=ca) if ca else None  # of operators
         self._command = [
             *command,
             *("--data", str(data), "--device-listen", listen[0], "--admin-listen", listen[1]),
@@ -70,8 +73,14 @@ class GatewayProcess:
         self.admin = (found[3], int(found[4]))
         self.wait_for(self._ready)
 
+    @property
+    def url(self) -> str:
+        """Where operators are served."""
+        return f"{'https' if self.tls else 'http'}://{self.admin[0]}:{self.admin[1]}"
+
     def _ready(self) -> bool:
-        return httpx.get(f"http://{self.admin[0]}:{self.admin[1]}/readyz", timeout=10).status_code == 200
+        verify = self.tls or False
+        return httpx.get(f"{self.url}/readyz", timeout=10, verify=verify).status_code == 200
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
         """Until it is true, as long as the process lives."""
@@ -130,7 +139,8 @@ class Operator(httpx.Client):
 
     def __init__(self, gateway: GatewayProcess) -> None:
         super().__init__(
-            base_url=f"http://{gateway.admin[0]}:{gateway.admin[1]}/api/v1",
+            base_url=f"{gateway.url}/api/v1",
+            verify=gateway.tls or False,
             headers={"authorization": f"Bearer {gateway.token}"},
             timeout=WITHIN_S,
         )

@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import ssl
-import time
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from otagate.cli import certs
 from otagate.wire import messages
 from tests.end_to_end.device import SECRET
-from tests.end_to_end.process import GatewayProcess, Operator, running
+from tests.end_to_end.process import ROOT, SERVE, GatewayProcess, Operator, running
 
 PROXY = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(
     [192, 0, 2, 7, 127, 0, 0, 1, 0x30, 0x39, 0x1E, 0x14]
@@ -158,12 +159,43 @@ def test_sighup_takes_a_new_certificate(tmp_path: Path) -> None:
         for name in ("server.pem", "server.key"):
             (folder / name).write_bytes((renewed / name).read_bytes())
         os.kill(gateway.pid, signal.SIGHUP)
-        give_up = time.monotonic() + 20
-        while " reloaded " not in gateway.log:
-            assert time.monotonic() < give_up
-            time.sleep(0.01)
+        gateway.wait_for(lambda: " reloaded " in gateway.log)
         assert Peer(gateway, renewed).hello("d2")["type"] == "welcome"
         assert before.hello("d1")["type"] == "welcome"
+
+
+def test_operators_below_tls(tmp_path: Path) -> None:
+    """The API, the command line, and SIGHUP: for new connections there is another certificate."""
+    folder, renewed = tmp_path / "certs", tmp_path / "renewed"
+    for made in (folder, renewed):
+        assert list(certs.make(made))
+    environment = settings(folder, DEVICE__TLS="off", ADMIN__TLS="true")
+    with running(tmp_path / "data", environment=environment, ca=folder / "ca.pem") as gateway:
+        with Operator(gateway) as operator:
+            operator.call("POST", "/products", 201, json={"key": "lamp", "name": "Lamp"})
+        command = [sys.executable, "-m", "otagate", "product", "list", "--url", gateway.url, "--json"]
+        with_token = {**os.environ, "OTAGATE_TOKEN": gateway.token, "PYTHONPATH": str(ROOT / "src")}
+        for trusted, code in ((folder, 0), (renewed, 3)):
+            asked = [*command, "--ca", str(trusted / "ca.pem")]
+            done = subprocess.run(asked, capture_output=True, text=True, env=with_token, check=False)
+            assert done.returncode == code, done
+            assert ('"lamp"' in done.stdout, "certificate" in done.stderr) == (not code, bool(code))
+        for name in ("server.pem", "server.key"):
+            (folder / name).write_bytes((renewed / name).read_bytes())
+        os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for(lambda: " reloaded " in gateway.log)
+        gateway.tls = ssl.create_default_context(cafile=renewed / "ca.pem")
+        with Operator(gateway) as operator:
+            assert operator.call("GET", "/products", 200)["items"][0]["key"] == "lamp"
+
+
+def test_a_certificate_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, folder: Path) -> None:
+    environment = settings(folder, DEVICE__TLS="off", ADMIN__TLS="true", TLS__KEY=str(folder / "ca.key"))
+    command = [*SERVE, "--data", str(tmp_path / "data"), "--admin-listen", "127.0.0.1:0"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "tls.certificate and tls.key cannot be used: KEY_VALUES_MISMATCH" in done.stderr
 
 
 def test_a_proxy_says_for_whom_it_speaks(tmp_path: Path, folder: Path) -> None:

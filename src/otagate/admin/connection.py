@@ -13,6 +13,9 @@ from that which are mended here:
 - A send is shielded from cancellation, and a client that stopped reading would hold up a shutdown. Here it
   is not.
 
+Below TLS there are two more waits on the client, each with a bound: the handshake has the time of a request's
+head, and our close_notify `limits.admin_close_ms`, after which the socket is closed without.
+
 It speaks HTTP/1 only: an upgrade to h2c or WebSocket is ignored, as a server may (RFC 9110 section 7.8).
 No error of one connection leaves it: `handle` is the last line.
 """
@@ -56,8 +59,11 @@ class Connection(TCPServer):
             log.failure("connection_failed", error)
 
     async def run(self) -> None:
-        socket = self.stream.socket
+        secured = isinstance(self.stream, trio.SSLStream)
+        socket = (self.stream.transport_stream if secured else self.stream).socket
         try:
+            if secured and not await self._shake_hands():
+                return
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
             async with TaskGroup() as tasks:
@@ -68,7 +74,7 @@ class Connection(TCPServer):
                     self.context,
                     tasks,
                     ConnectionState({}),
-                    False,
+                    secured,
                     client,
                     server,
                     self.protocol_send,
@@ -80,6 +86,30 @@ class Connection(TCPServer):
                 await self.idle_task.stop()
         finally:
             await self._close()
+
+    async def _shake_hands(self) -> bool:
+        """The TLS handshake. False: it took too long, or the server stops."""
+        done = False
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                with trio.move_on_after(self.config.keep_alive_timeout):
+                    await self.context.terminated.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await self.stream.do_handshake()
+            done = True
+            nursery.cancel_scope.cancel()
+        return done
+
+    async def _close(self) -> None:
+        with trio.move_on_after(limits.admin_close_ms / 1000):
+            await super()._close()
+
+    async def _initiate_server_close(self) -> None:
+        with trio.move_on_after(limits.admin_close_ms / 1000):
+            await super()._initiate_server_close()
 
     async def protocol_send(self, event: Event) -> None:
         if not isinstance(event, RawData):

@@ -23,6 +23,8 @@ Headers = Iterable[tuple[str, str]]
 
 #: On every answer. An answer about devices is out of date as soon as it is given, and holds secrets.
 STANDARD_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+#: On every answer below TLS (RFC 6797): for a year browsers come here by https alone.
+SECURE_HEADERS = {"strict-transport-security": "max-age=31536000"}
 
 
 class Gone(Exception):
@@ -44,7 +46,7 @@ class Exchange:
         self.address: str = client[0] if client else ""
         self.is_secure = scope.get("scheme") == "https"
         #: Go out with the answer, whatever it is.
-        self.more_headers: dict[str, str] = {}
+        self.more_headers = dict(SECURE_HEADERS) if self.is_secure else {}
         self.started = False
         self.status = 0  # of the answer, once it has begun
         self._finishing = False

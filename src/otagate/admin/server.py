@@ -1,4 +1,4 @@
-"""The admin listener: hypercorn's connections on a socket that the caller has bound.
+"""The admin listener: hypercorn's connections on a socket that the caller has bound, below TLS if it says so.
 
 Shutdown: nothing is accepted any more, idle connections close at once, a running request has
 `limits.admin_graceful_timeout_ms`. A client that stopped reading holds nothing up: its send is cancelled
@@ -7,6 +7,7 @@ then, and TCP_USER_TIMEOUT ends it earlier in a gateway that keeps running.
 
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,12 +30,14 @@ async def serve(
     listener_fd: int,
     *,
     shutdown_trigger: Callable[[], Awaitable[None]],
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve operators until `shutdown_trigger` returns and their requests have ended.
 
-    `listener_fd` is a bound TCP socket; it is taken over and closed at the end. `task_status` is told once it
-    accepts. Raises nothing that a client can cause.
+    `listener_fd` is a bound TCP socket; it is taken over and closed at the end. `tls` is asked for each new
+    connection, and says None for clear text. `task_status` is told once it accepts. Raises nothing that a
+    client can cause.
     """
     listener = _listener(listener_fd)
     application: Any = build(service)
@@ -48,6 +51,9 @@ async def serve(
             log.limited("operator_refused", connections=connections_now)
             return
         connections_now += 1
+        secrets = tls()
+        if secrets is not None:
+            stream = trio.SSLStream(stream, secrets, server_side=True)
         try:
             await Connection(app, config, context, ConnectionState({}), stream).handle()
         finally:

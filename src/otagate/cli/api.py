@@ -5,6 +5,7 @@ Rules live in the gateway: nothing is checked here, what is refused there is sho
 
 import argparse
 import os
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,16 @@ Json = dict[str, Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--url, --token and --json."""
+    """--url, --token, --ca and --json."""
     group = parser.add_argument_group("gateway")
     group.add_argument("--url", help=f"of the admin listener (OTAGATE_URL; default {DEFAULT_URL})")
     group.add_argument(
         "--token", help=f"admin token (OTAGATE_TOKEN; default: what {DEFAULT_TOKEN_PATH} holds)"
+    )
+    group.add_argument(
+        "--ca",
+        metavar="FILE",
+        help="authorities that https:// URLs trust (OTAGATE_CA; default: those of this machine)",
     )
     group.add_argument("--json", action="store_true", help="the API's JSON; one object a line for lists")
 
@@ -44,21 +50,24 @@ def path(*parts: str) -> str:
 class Api:
     """Requests to one gateway. Every method raises CommandError with a line for people."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, ca: str | None = None) -> None:
         if token is not None and not (token.isascii() and token.isprintable()):
             raise CommandError("the token is not one line of printable ASCII characters", Exit.USAGE)
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
+            self._client = httpx.Client(
+                base_url=url, headers=headers, timeout=TIMEOUT, verify=_trust(url, ca), trust_env=False
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"{url!r} is no URL: {error}", Exit.USAGE) from error
         self._url = url
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Api":
-        """For --url and --token, or what stands for them."""
+        """For --url, --token and --ca, or what stands for them."""
         url = arguments.url or os.environ.get("OTAGATE_URL") or DEFAULT_URL
-        return cls(url, arguments.token or os.environ.get("OTAGATE_TOKEN") or _token_beside())
+        token = arguments.token or os.environ.get("OTAGATE_TOKEN") or _token_beside()
+        return cls(url, token, arguments.ca or os.environ.get("OTAGATE_CA") or None)
 
     def __enter__(self) -> "Api":
         return self
@@ -143,6 +152,16 @@ class Api:
         except httpx.HTTPError as error:
             words = str(error) or type(error).__name__
             raise CommandError(f"lost the gateway at {self._url}: {words}", Exit.UNREACHABLE) from error
+
+
+def _trust(url: str, ca: str | None) -> ssl.SSLContext | bool:
+    """Who may vouch for the gateway."""
+    if not url.lower().startswith("https:"):
+        return False  # nobody is asked
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise CommandError(f"cannot use --ca {ca}: {error.strerror}", Exit.USAGE) from error
 
 
 def _token_beside() -> str | None:

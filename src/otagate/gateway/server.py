@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,13 @@ from otagate.gateway.service import Service
 from otagate.gateway.sessions import Sessions
 from otagate.gateway.stalls import Stalls
 from otagate.gateway.tables import Presence
-from otagate.gateway.tls import TICKET_KEYS_FILE, keep_tickets_fresh, secure, security_of
+from otagate.gateway.tls import (
+    TICKET_KEYS_FILE,
+    keep_tickets_fresh,
+    operators_context,
+    secure,
+    security_of,
+)
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.gateway.webhooks import Webhooks
@@ -126,6 +133,7 @@ class Gateway:
         self.overview = Overview(self)
         self.health = Health(self, notifier or Notifier())
         self.deadlines.on_sweep.append(self.overview.sample)
+        self.operators_tls: ssl.SSLContext | None = None  # of their new connections
         self.listening = False
         self.draining = False
 
@@ -312,7 +320,7 @@ async def _serve(
         clock = Clock(await store.newest_time_ms())
         device_plane = make_plane(configuration)
         gateway = Gateway(configuration, store, device_plane, clock, blobs.path, nursery, notifier)
-        gateway.sessions.certificates = secure(configuration, device_plane)
+        _secure(gateway)
         await gateway.take_up()
         nursery.start_soon(gateway.run)
         if configuration.device.tls != "off":
@@ -324,7 +332,13 @@ async def _serve(
 
         async def serve_operators(task_status: trio.TaskStatus[None]) -> None:
             fd = admin_listener.detach()
-            await serve_admin(service, fd, shutdown_trigger=stopping.wait, task_status=task_status)
+            await serve_admin(
+                service,
+                fd,
+                shutdown_trigger=stopping.wait,
+                tls=lambda: gateway.operators_tls,
+                task_status=task_status,
+            )
             operators_gone.set()
 
         await nursery.start(serve_operators)
@@ -374,14 +388,22 @@ def make_plane(configuration: Configuration) -> "plane.Plane":
     return made
 
 
+def _secure(gateway: Gateway) -> None:
+    """Read the certificates, for new connections. Raises ConfigurationError; then all is as before."""
+    operators = operators_context(gateway.configuration)
+    gateway.sessions.certificates = secure(gateway.configuration, gateway.plane)
+    gateway.operators_tls = operators
+
+
 def _reload(gateway: Gateway) -> None:
-    """Read the certificates anew; if they cannot be used, the old ones stay."""
+    """Read them anew."""
     try:
-        gateway.sessions.certificates = secure(gateway.configuration, gateway.plane)
+        _secure(gateway)
     except ConfigurationError as error:
         log.error("not_reloaded", message=str(error))
     else:
-        log.info("reloaded", tls=gateway.configuration.device.tls)
+        configuration = gateway.configuration
+        log.info("reloaded", devices=configuration.device.tls, admin=configuration.admin.tls)
 
 
 async def _wait_signal(nursery: trio.Nursery, reload: Callable[[], None]) -> None:

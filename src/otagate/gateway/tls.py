@@ -1,8 +1,8 @@
-"""TLS of the device listener: its files, what a client certificate proves, the keys of session tickets.
+"""TLS: its files, what a client certificate proves, the keys of session tickets; and operators' TLS.
 
-The plane shakes hands and verifies; here is what it needs for that, and what its verdict means for a login.
-Files are read at the start and at SIGHUP. At the start what cannot be used is a ConfigurationError, at
-SIGHUP a line in the log, and all stays as it was.
+For devices the plane shakes hands and verifies; here is what it needs for that, and what its verdict means
+for a login. Files are read at the start and at SIGHUP. At the start what cannot be used is a
+ConfigurationError, at SIGHUP a line in the log, and all stays as it was.
 
 A certificate proves a device if its name is what the template makes of product and identifier of the hello,
 so nothing is ever taken apart, and if an authority of the product stands in its chain.
@@ -86,6 +86,26 @@ def secure(configuration: Configuration, device_plane: "plane.Plane") -> Certifi
     except ValueError as error:
         raise ConfigurationError(f"tls: {error}") from error
     return certificates
+
+
+def operators_context(configuration: Configuration) -> ssl.SSLContext | None:
+    """For new connections of operators; None: they speak clear text. Raises ConfigurationError."""
+    admin, common = configuration.admin, configuration.tls
+    if not admin.tls:
+        return None
+    section, given = ("admin", admin) if admin.certificate else ("tls", common)
+    _read(f"{section}.certificate", given.certificate)  # it tells better than OpenSSL what cannot be read
+    _read(f"{section}.key", given.key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(given.certificate, given.key, password=str)  # none, instead of asking for it
+    except ssl.SSLError as error:
+        words = f"{section}.certificate and {section}.key cannot be used: {error.reason or error}"
+        raise ConfigurationError(words) from error
+    return context
 
 
 def _read(key: str, path: str) -> bytes:

@@ -23,10 +23,16 @@ async def test_stop(tmp_path: Path) -> None:
     assert child.cpu_s >= 0
 
 
+def stand_still(child: Child) -> None:
+    """Stop it, and wait for that: of two pending signals the lower comes first, and SIGTERM is lower."""
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+
+
 async def test_one_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "STOP_TIMEOUT_S", 0)
     child = Child(ENDLESS, tmp_path / "log")
-    os.kill(child.pid, signal.SIGSTOP)
+    stand_still(child)
     await child.stop()
     assert child.exit_code == -signal.SIGKILL
 

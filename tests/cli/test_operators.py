@@ -292,21 +292,26 @@ def test_no_token(otagate: Run, token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        [],
-        ["nonsense"],
-        ["product"],
-        ["batch", "create"],
-        ["demo", "--devices", "0"],
-        ["demo", "--size", "1GB"],
+        ("", "otagate: error: the following arguments are required: COMMAND"),
+        ("nonsense", "otagate: error: argument COMMAND: invalid choice: 'nonsense'"),
+        ("product", "otagate product: error: the following arguments are required: ACTION"),
+        ("product list lamp", "otagate product list: error: unrecognized arguments: lamp"),
+        ("batch create", "otagate batch create: error: the following arguments are required: firmware"),
+        ("batch create f1 --retries two", "argument --retries: 'two' is not a whole number"),
+        ("batch watch b1 --interval nan", "argument --interval: 'nan' is not a number of seconds"),
+        ("demo --devices 0", "argument --devices: '0' is not a whole number of at least 1"),
+        ("demo --size 1GB", "argument --size: '1GB' is not a size as 64KiB or 1000000"),
     ],
 )
-def test_usage(otagate: Run, arguments: list[str]) -> None:
-    outcome = otagate(*arguments)
+def test_usage(otagate: Run, arguments: str, words: str) -> None:
+    outcome = otagate(*arguments.split())
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
-    assert "usage: otagate" in outcome.err
+    usage, _, complaint = outcome.err.rpartition("otagate")
+    assert usage.startswith("usage: otagate")
+    assert words in f"otagate{complaint}"
 
 
 def test_the_token_beside(

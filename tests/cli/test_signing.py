@@ -87,7 +87,7 @@ def test_an_encrypted_key(folder: Path, otagate: Run, monkeypatch: pytest.Monkey
         (("--version", "2 0"), "A firmware version is"),
         (("--product", "l a"), "A product key is"),
         (("--not-before", "1 0"), "not_before holds what is no version"),
-        (("--expires", "soon"), "invalid"),
+        (("--expires", "soon"), "'soon' is not a date"),
         (("--key", "key.pub"), "no Ed25519 private key"),
         (("--key", "missing"), "cannot read missing"),
     ],

@@ -27,6 +27,7 @@ from otagate.cli import (
     webhook,
 )
 from otagate.cli.exits import EPILOG, CommandError, Exit
+from otagate.cli.grammar import Parser
 from otagate.errors import ConfigurationError
 
 COMMANDS = (
@@ -48,7 +49,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="otagate",
         description="A firmware-upgrade gateway.",
         epilog=EPILOG,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from otagate.cli import api
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import Actions
+from otagate.cli.grammar import Actions, whole_number
 
 if TYPE_CHECKING:
     from otagate.cli.output import Column
@@ -31,7 +31,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     listing = actions.add("list", "entries, newest first", _list)
     listing.add_argument("--actor", help="the name of a token")
     listing.add_argument("--action", dest="of_action", help="such as batch.create")
-    listing.add_argument("--limit", type=int, metavar="N", help="the newest N (all)")
+    listing.add_argument("--limit", type=whole_number, metavar="N", help="the newest N (all)")
     export = actions.add("export", "all entries, oldest first, a JSON object a line", _export)
     export.add_argument("--output", "-o", type=Path, metavar="FILE", help="(stdout)")
     verify = actions.add("verify", "follow the chain: the gateway's, or that of an export", _verify)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from otagate.cli import api
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import Actions
+from otagate.cli.grammar import Actions, seconds, whole_number
 
 if TYPE_CHECKING:
     from otagate.cli.output import Column
@@ -60,11 +60,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     create.add_argument(
         "--devices", type=Path, metavar="FILE", help="directed: an identifier a line; - is stdin"
     )
-    create.add_argument("--validity-days", type=int, default=7, metavar="N", help="(7)")
+    create.add_argument("--validity-days", type=whole_number, default=7, metavar="N", help="(7)")
     create.add_argument("--policy", default="standard", help="standard or silent (standard)")
-    create.add_argument("--timeout-minutes", type=int, default=60, metavar="N", help="(60)")
-    create.add_argument("--retries", type=int, default=0, metavar="N", help="(0)")
-    create.add_argument("--retry-interval-minutes", type=int, metavar="N", help="required with retries")
+    create.add_argument("--timeout-minutes", type=whole_number, default=60, metavar="N", help="(60)")
+    create.add_argument("--retries", type=whole_number, default=0, metavar="N", help="(0)")
+    create.add_argument(
+        "--retry-interval-minutes", type=whole_number, metavar="N", help="required with retries"
+    )
 
     listing = actions.add("list", "batches, the newest first", _list)
     for name in ("firmware", "product", "status"):
@@ -76,7 +78,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     devices.add_argument("batch")
     devices.add_argument("--state", help=", ".join(STATES))
     devices.add_argument("--search", dest="q", metavar="TEXT")
-    devices.add_argument("--limit", type=int, metavar="N")
+    devices.add_argument("--limit", type=whole_number, metavar="N")
     devices.add_argument("--csv", action="store_true", help="the API's CSV")
 
     device = actions.add("device", "one device of a batch, with its timeline", _device)
@@ -87,7 +89,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
     watch = actions.add("watch", "until it ends; exit code 1 unless all succeeded", _watch)
     watch.add_argument("batch")
-    watch.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between looks (1)")
+    watch.add_argument("--interval", type=seconds, default=1.0, metavar="SECONDS", help="between looks (1)")
 
 
 def _create(gateway: api.Api, arguments: argparse.Namespace) -> int:

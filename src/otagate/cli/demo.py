@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from otagate.cli.exits import CommandError, Exit
+from otagate.cli.grammar import count, quantity
 
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 
@@ -19,8 +20,14 @@ UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `demo`."""
     parser = commands.add_parser("demo", help="a gateway and simulated devices: one upgrade of them all")
-    parser.add_argument("--devices", type=_positive, default=100, metavar="N", help="half on each link (100)")
-    parser.add_argument("--size", type=_size, default=1024**2, metavar="BYTES", help="of the firmware (1MiB)")
+    parser.add_argument("--devices", type=count, default=100, metavar="N", help="half on each link (100)")
+    parser.add_argument(
+        "--size",
+        type=quantity("a size as 64KiB or 1000000", _size),
+        default=1024**2,
+        metavar="BYTES",
+        help="of the firmware (1MiB)",
+    )
     parser.add_argument(
         "--chaos", action="store_true", help="kill -9 and restart the gateway midway, break connections"
     )
@@ -80,13 +87,6 @@ async def _demo(arguments: argparse.Namespace, folder: Path) -> int:
     if failure is not None:
         raise failure
     return code
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
 
 
 def _size(text: str) -> int:

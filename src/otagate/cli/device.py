@@ -10,7 +10,7 @@ import msgspec
 
 from otagate.cli import api
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import Actions
+from otagate.cli.grammar import Actions, whole_number
 
 if TYPE_CHECKING:
     from otagate.cli.output import Column
@@ -41,7 +41,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     listing.add_argument(
         "--eligible-for", metavar="FIRMWARE", help="that a batch of this firmware would take"
     )
-    listing.add_argument("--limit", type=int, metavar="N")
+    listing.add_argument("--limit", type=whole_number, metavar="N")
 
     add = actions.add("add", "register one device; its secret is shown once", _add)
     _name_device(add)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import Actions
+from otagate.cli.grammar import Actions, quantity, whole_number
 from otagate.errors import Invalid
 
 if TYPE_CHECKING:
@@ -40,8 +40,15 @@ def register(actions: Actions) -> None:
     for name in ("product", "name", "version"):
         sign.add_argument(f"--{name}", required=True)
     until = sign.add_mutually_exclusive_group()
-    until.add_argument("--expires-days", type=int, default=EXPIRES_DAYS, metavar="N", help="(%(default)s)")
-    until.add_argument("--expires", type=_moment, metavar="DATE", help="2027-12-31 or 2027-12-31T12:00:00Z")
+    until.add_argument(
+        "--expires-days", type=whole_number, default=EXPIRES_DAYS, metavar="N", help="(%(default)s)"
+    )
+    until.add_argument(
+        "--expires",
+        type=quantity("a date or a time with its zone", _moment),
+        metavar="DATE",
+        help="2027-12-31 or 2027-12-31T12:00:00Z",
+    )
     sign.add_argument(
         "--not-before",
         action="append",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otagate.cli.exits import CommandError, Exit
+from otagate.cli.grammar import count, seconds
 
 if TYPE_CHECKING:
     from otagate.cli.fleet import Behaviour, Identity
@@ -31,7 +32,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     who.add_argument("--device", help="identifier; with --count, {} in it becomes 1, 2, …")
     who.add_argument("--secret", help="as it was shown at registration")
     who.add_argument("--version", default="1.0.0", help="the version that runs at first (1.0.0)")
-    who.add_argument("--count", type=int, metavar="N", help="so many devices, with the same secret")
+    who.add_argument("--count", type=count, metavar="N", help="so many devices, with the same secret")
     who.add_argument(
         "--devices",
         type=Path,
@@ -42,16 +43,16 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     how = parser.add_argument_group("how they behave")
     how.add_argument("--fail", choices=FAILURES, metavar="REASON", help=", ".join(FAILURES))
     how.add_argument(
-        "--silent-delay", type=_seconds, default=0.0, metavar="SECONDS", help="silent policy: begin after"
+        "--silent-delay", type=seconds, default=0.0, metavar="SECONDS", help="silent policy: begin after"
     )
-    how.add_argument("--burn-time", type=_seconds, default=0.0, metavar="SECONDS")
-    how.add_argument("--reboot-time", type=_seconds, default=0.0, metavar="SECONDS")
+    how.add_argument("--burn-time", type=seconds, default=0.0, metavar="SECONDS")
+    how.add_argument("--reboot-time", type=seconds, default=0.0, metavar="SECONDS")
     how.add_argument(
         "--drop-every", metavar="LIMIT", help="connections break after about so much: 30s, 500KB, 2MiB"
     )
     how.add_argument(
         "--back-off-cap",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="SECONDS",
         help="longest span of the back-off (60)",
@@ -177,13 +178,6 @@ def _behaviour(arguments: argparse.Namespace, *, single: bool) -> "Behaviour":
         seed=arguments.seed,
         stop_when_refused=single,
     )
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError(text)
-    return value
 
 
 def _allow_descriptors(devices: int) -> None:

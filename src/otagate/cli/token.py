@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from otagate.cli import api
 from otagate.cli.exits import Exit
-from otagate.cli.grammar import Actions
+from otagate.cli.grammar import Actions, whole_number
 
 if TYPE_CHECKING:
     from otagate.cli.output import Column
@@ -28,7 +28,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add = actions.add("add", "make a token; its text is shown this once", _add)
     add.add_argument("name")
     add.add_argument("--role", required=True, help="viewer, operator or admin")
-    add.add_argument("--expires-in-days", type=int, metavar="N", help="(never)")
+    add.add_argument("--expires-in-days", type=whole_number, metavar="N", help="(never)")
     actions.add("revoke", "revoke a token, at once", _revoke).add_argument("id")
 
 

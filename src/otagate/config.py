@@ -162,6 +162,15 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connections_max: Annotated[
         int, _whole(1, 10_000_000, "connections", "More are refused. Each takes a file descriptor.")
     ] = limits.connections_max
+    strangers_per_address_max: Annotated[
+        int,
+        _whole(
+            1,
+            65_535,
+            "connections",
+            "Of one address (IPv6: of one /64), not logged in yet; more are closed as they come.",
+        ),
+    ] = limits.strangers_per_address_max
     transfers_max: Annotated[
         int, _whole(1, 1_000_000, "downloads", "Downloads running at a time; further ones wait their turn.")
     ] = limits.transfers_max

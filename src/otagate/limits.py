@@ -19,7 +19,7 @@ echo_message_bytes_max = 16 * MIB  # only the echo test aid
 # -- links: how long a peer may take ---------------------------------------------------------------
 handshake_timeout_ms = 10_000  # head, and TLS flight
 hello_timeout_ms = 10_000  # after the handshake
-write_stall_timeout_ms = 30_000  # output waits and not one byte leaves: the reader is stuck
+write_stall_timeout_ms = 24_000  # output waits and not one byte leaves; noticed up to a quarter later: 30 s
 close_timeout_ms = 5_000  # after our close frame, for the peer's
 tls_ticket_key_s = 12 * 3600  # then session tickets are sealed with another key; two former ones open them
 heartbeat_s = 60
@@ -33,11 +33,12 @@ drain_events_max = 512  # about 4 ms of Python behind it
 turn_messages_max = 32  # of one connection: a flood takes turns with everyone else
 turn_sendfile_bytes_max = 256 * KIB
 drain_handshakes_max = 8  # of TLS, full ones: about 2 ms for which everybody else waits
-connection_output_bytes_max = 64 * KIB  # queued text of one connection; a session needs under 4 KiB
-connection_sndbuf_bytes = 256 * KIB  # larger ones fall out of the cache: twice as slow
+connection_output_bytes_max = 64 * KIB  # queued text of one connection, and SO_SNDBUF; it needs under 4 KiB
+connection_sndbuf_bytes = 256 * KIB  # while it downloads; larger ones fall out of the cache: twice as slow
 connections_max = 19_000  # of 20,000 descriptors; the rest is for images, store and operators
 strangers_per_address_max = 12_000  # not logged in: no one address shuts all others out of 19,000
 transfers_max = 1_000  # downloads running at a time; further fetches wait in order
+answers_waiting_max = 256  # of one device, behind one commit: it does not wait for any, and is cut off
 
 # -- logins ----------------------------------------------------------------------------------------
 logins_under_way_max = 8_000  # waiting for their commit: about a second of them; further ones come later

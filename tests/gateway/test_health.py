@@ -21,6 +21,7 @@ PLANE = {
     **dict.fromkeys(("opened_websocket", "opened_tcp", "bytes_in", "bytes_out", "bytes_streamed"), 2),
     **dict.fromkeys(("messages_in", "messages_out", "transfers_running", "transfers_waiting"), 3),
     **dict.fromkeys(("transfers_started", "transfers_ended", "ended_peer", "ended_refused_head"), 4),
+    **dict.fromkeys(("refused_strangers", "pings"), 6),
     "connections": 5,
 }
 
@@ -110,6 +111,8 @@ async def test_metrics(autojump_clock: MockClock, harness: Harness) -> None:
     assert {f"# TYPE {family.name} " in text for family in FAMILIES if "webhook" not in family.name} == {True}
     assert found["otagate_connections", ("link", "opening")] == 3
     assert found["otagate_connections_ended_total", ("cause", "refused_head")] == 4
+    assert found[("otagate_strangers_refused_total",)] == 6
+    assert found["otagate_logins_sent_away_total", ("cause", "rival")] == 0
     assert found[("otagate_sessions",)] == 2
     assert found[("otagate_logins_total",)] == 4
     assert found["otagate_transitions_total", ("cause", "pushed"), ("state", "pushed")] == 2

@@ -102,3 +102,28 @@ async def test_logins_above_the_bound_are_told_to_come_back(
         await harness.rest()
         assert [kinds(device.inbox) for device in devices[:3]] == [["welcome"]] * 3
         await harness.log_in("d5", "1.1")
+
+
+async def test_who_asks_on_while_its_answers_wait_is_cut_off(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is slow: a device may wait for so many answers, and others for theirs."""
+    monkeypatch.setattr(limits, "answers_waiting_max", 10)
+    async with gateway_harness() as harness:
+        await harness.set_up("d1", "d2")
+        greedy, honest = await harness.log_in("d1"), await harness.log_in("d2")
+        harness.store.hold()
+        for device in (greedy, honest):
+            device.send(messages.Version(version="1.5", id="v"))
+            await harness.rest()
+            device.send(*(messages.Check(id=f"c{number}") for number in range(9)))
+        await harness.rest()
+        assert (greedy.closed, honest.closed) == (None, None)
+        greedy.send(*(messages.Check() for _ in range(50)))
+        await harness.rest()
+        assert (greedy.closed, honest.closed) == (4005, None)
+        assert harness.gateway.sessions.reports.cut_off == 1
+        harness.store.release()
+        await harness.rest()
+        assert [message.id for message in honest.inbox] == ["v", *(f"c{number}" for number in range(9))]
+        await harness.log_in("d1", "1.5")

@@ -354,6 +354,20 @@ class Held:
         monkeypatch.setattr(transfers.trio.to_thread, "run_sync", run_sync)
 
 
+async def test_a_flood_of_odd_fetches_costs_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each needs digests of its own; what is computed is the first one's, then the newest's."""
+    held = Held(monkeypatch)
+    async with with_image(tmp_path) as (harness, device):
+        device.send(*(fetch(number, 1 + number, id=f"f{number}") for number in range(100)))
+        for _ in range(100):
+            await device.receive(messages.Ack)
+        await held.begun.wait()
+        assert sum("_prepare" in task.name for task in harness.gateway.nursery.child_tasks) == 1
+        held.go_on.set()
+        await wait(lambda: not preparing(harness))
+        assert [(transfer, offset) for _, transfer, _, offset, *_ in harness.plane.streams] == [(99, 100)]
+
+
 @pytest.mark.parametrize("how", ["stop", "failure", "abort", "lost", "superseded"])
 async def test_what_is_over_before_its_digests_are_ready_is_not_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

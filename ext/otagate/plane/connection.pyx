@@ -116,12 +116,21 @@ cdef bint is_stuck(Core* core, Connection* connection) noexcept nogil:
     )
 
 
+cdef void schedule_look(Core* core, Connection* connection) noexcept nogil:
+    """Look at it at its deadline; while output waits four times before that, so that its last progress is
+    known to a quarter of what a stuck reader is given."""
+    cdef int64_t left = time_left(core, connection)
+    if not connection.flags & WRITABLE:
+        left = min(left, core.bounds.write_stall_timeout_ms // 4)
+    schedule(core, connection, left)
+
+
 cdef void meet_deadline(Core* core, Connection* connection) noexcept nogil:
     connection.flags &= ~DUE
-    if time_left(core, connection) <= 0 and not connection.flags & WRITABLE:
+    if not connection.flags & WRITABLE:
         look_for_progress(core, connection)
     if time_left(core, connection) > 0:
-        schedule(core, connection, time_left(core, connection))
+        schedule_look(core, connection)
     elif connection.phase == PHASE_LINGERING:
         end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
     elif connection.phase == PHASE_OPENING:
@@ -148,7 +157,7 @@ cdef void block(Core* core, Connection* connection) noexcept nogil:
     connection.flags &= ~WRITABLE
     connection.progress = <uint32_t>core.now_ms
     connection.unacknowledged = bytes_unacknowledged(connection)
-    schedule(core, connection, time_left(core, connection))
+    schedule_look(core, connection)
 
 
 cdef void look_for_progress(Core* core, Connection* connection) noexcept nogil:

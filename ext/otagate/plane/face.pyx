@@ -32,7 +32,7 @@ from otagate.plane.state cimport (
     Bounds, Connection, Core, Event, Image, Job, Security,
 )
 from otagate.plane.system cimport (
-    AF_INET, AF_INET6, INET6_ADDRSTRLEN, IPPROTO_TCP, TCP_NODELAY,
+    AF_INET, AF_INET6, INET6_ADDRSTRLEN, IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY,
     fstat, getpeername, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t, stat_t,
 )
@@ -357,6 +357,7 @@ cdef class Plane:
         cdef Core* core = self.opened()
         cdef int failure
         cdef int one = 1
+        cdef int sndbuf = min(<int>core.bounds.output_bytes_max, core.bounds.sndbuf_bytes)
         cdef int copy
         if not state.TLS_OFF <= security <= state.TLS_REQUIRED:
             raise ValueError(f"not a security of a listener: {security}")
@@ -364,7 +365,9 @@ cdef class Plane:
         if copy < 0:
             raise error_of(errno)
         fcntl(copy, F_SETFL, fcntl(copy, F_GETFL) | O_NONBLOCK)
-        setsockopt(copy, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))  # connections inherit it
+        # Connections inherit both. Without a bound the kernel takes 4 MiB for whoever asks and does not read.
+        setsockopt(copy, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        setsockopt(copy, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf))
         failure = add_listener(core, copy, <Security>security)
         if failure:
             close(copy)

@@ -47,10 +47,28 @@ ENDED = Family(
     "`stalled`, `overflowed` and `broken` were ended by the gateway.",
     ("cause",),
 )
+STRANGERS_REFUSED = Family(
+    "otagate_strangers_refused",
+    "counter",
+    "Connections closed at their accept: too many of their address had not logged in.",
+)
 SESSIONS = Family("otagate_sessions", "gauge", "Devices online: logged in on a live connection.")
 LOGINS = Family("otagate_logins", "counter", "Logins that succeeded.")
 LOGINS_REFUSED = Family("otagate_logins_refused", "counter", "Logins refused: unknown device or wrong mac.")
+LOGINS_SENT_AWAY = Family(
+    "otagate_logins_sent_away",
+    "counter",
+    "Logins told to come back later: too many wait for their commit (`overloaded`), or boards with one "
+    "identity take its session from each other (`rival`).",
+    ("cause",),
+)
+CUT_OFF = Family(
+    "otagate_sessions_cut_off",
+    "counter",
+    "Sessions ended since their device went on asking while its answers waited for a commit.",
+)
 MESSAGES = Family("otagate_messages", "counter", "Messages of devices (in), and to them.", ("direction",))
+PINGS = Family("otagate_pings", "counter", "Pings of devices, each answered.")
 BYTES = Family(
     "otagate_device_bytes",
     "counter",
@@ -174,6 +192,7 @@ def _connections(gateway: "Gateway") -> Iterator[Sample]:
     yield Sample(CONNECTIONS_MAX, gateway.configuration.device.connections_max)
     yield Sample(ACCEPTED, now["accepted"])
     yield Sample(ACCEPT_FAILURES, now["accept_failures"])
+    yield Sample(STRANGERS_REFUSED, now["refused_strangers"])
     yield Sample(OPENED, now["opened_websocket"], ("websocket",))
     yield Sample(OPENED, now["opened_tcp"], ("tcp",))
     for name, count in now.items():
@@ -182,6 +201,10 @@ def _connections(gateway: "Gateway") -> Iterator[Sample]:
     yield Sample(SESSIONS, len(gateway.presence))
     yield Sample(LOGINS, gateway.sessions.logins)
     yield Sample(LOGINS_REFUSED, gateway.sessions.logins_refused)
+    yield Sample(LOGINS_SENT_AWAY, gateway.sessions.logins_overloaded, ("overloaded",))
+    yield Sample(LOGINS_SENT_AWAY, gateway.sessions.takeovers_refused, ("rival",))
+    yield Sample(CUT_OFF, gateway.sessions.reports.cut_off)
+    yield Sample(PINGS, now["pings"])
     for direction in ("in", "out"):
         yield Sample(MESSAGES, now[f"messages_{direction}"], (direction,))
         yield Sample(BYTES, now[f"bytes_{direction}"], (direction,))

@@ -5,10 +5,10 @@ other message is `receive`d: handled at once when memory has what it needs. What
 waits until `finish`, which reads them all together; later messages of such a device wait behind it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from otagate import logs
+from otagate import limits, logs
 from otagate.gateway.entries import DeviceEntry
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.tables import Presence
@@ -46,6 +46,8 @@ class Reports:
         self._later: dict[int, list[tuple[int, messages.DeviceMessage]]] = {}
         self._progress = upgrades.progress_reports()
         self._versions: dict[int, str] = {}  # reported, not yet committed
+        self.on_greedy: Callable[[int], None] = lambda device: None  # ends its session
+        self.cut_off = 0
 
     def take_progress(self, events: Sequence[tuple[Any, ...]], at: int) -> int:
         """Handle progress reports that only set a percentage, from `at` up to the first event that is none
@@ -54,6 +56,9 @@ class Reports:
 
     def receive(self, device: int, conn: int, payload: bytes) -> None:
         """Handle one message of the device's session, now or in `finish`."""
+        if self._upgrades.answers_waiting(device) >= limits.answers_waiting_max:
+            self._end_greedy(device)
+            return
         try:
             message = messages.decode_device_message(payload)
         except messages.BrokenMessage as error:
@@ -72,6 +77,12 @@ class Reports:
                 self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
                 return
         self._later.setdefault(device, []).append((conn, message))
+
+    def _end_greedy(self, device: int) -> None:
+        """It goes on asking while the disk is slow, and each answer waits in memory: no more of that."""
+        self.cut_off += 1
+        log.limited("device_cut_off", device=device)
+        self.on_greedy(device)
 
     async def finish(self) -> None:
         """Handle what waits for the store: one read for all rows that memory lacks."""

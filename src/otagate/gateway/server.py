@@ -375,6 +375,7 @@ def make_plane(configuration: Configuration) -> "plane.Plane":
     device = configuration.device
     made = plane.Plane(
         connections_max=device.connections_max,
+        strangers_per_address_max=device.strangers_per_address_max,
         transfers_max=device.transfers_max,
         heartbeat_timeout_ms=int(limits.heartbeats_missed * device.heartbeat_s * 1000),
         handshake_timeout_ms=device.handshake_timeout_s * 1000,

@@ -61,6 +61,7 @@ class Sessions:
         self._heartbeat_s = heartbeat_s
         self._clock = upgrades.clock
         self.reports = Reports(store, presence, outbox, upgrades, transfers)
+        self.reports.on_greedy = partial(self.end_session, reason=b"overloaded", code=CloseCode.OVERLOADED)
         self.last_seen: dict[int, int] = {}  # of devices that went offline and are not written yet
         self._next_last_seen_ms = 0
         self._auths: dict[str, str] = {}
@@ -285,12 +286,12 @@ class Sessions:
         for at in range(0, len(seen), limits.slice_devices):
             self._journal.submit(Callback((TouchDevices(seen[at : at + limits.slice_devices]),), _nothing))
 
-    def end_session(self, device: int, reason: bytes) -> None:
+    def end_session(self, device: int, reason: bytes, code: CloseCode = CloseCode.UNAUTHORIZED) -> None:
         """End the device's session, if it has one (its secret was rotated, it was deleted): whatever its
         connection still says while it closes does not count."""
         conn = self._presence.get(device)
         if conn:
-            self._outbox.close(conn, CloseCode.UNAUTHORIZED, reason)
+            self._outbox.close(conn, code, reason)
             self._closed(conn, device)
 
     def forget_product(self, key: str) -> None:

@@ -39,10 +39,10 @@ class Download:
     """The download of one device: at most one, on its newest session.
 
     `streaming`: the plane was told. Until then, what it tells of this transfer is about an older one: a
-    device may use a number again.
+    device may use a number again. `wanted`, until its digests are there: image, offset, end, chunk size.
     """
 
-    __slots__ = ("attempt", "batch", "conn", "device", "sha256", "started", "streaming", "transfer")
+    __slots__ = ("attempt", "batch", "conn", "device", "sha256", "started", "streaming", "transfer", "wanted")
 
     def __init__(self, device: int, conn: int, transfer: int, batch: int, attempt: int) -> None:
         self.device = device
@@ -53,6 +53,7 @@ class Download:
         self.sha256 = ""
         self.streaming = False
         self.started = False
+        self.wanted: tuple[_Image, int, int, int] | None = None
 
 
 class Transfers:
@@ -65,6 +66,7 @@ class Transfers:
         self._images: dict[str, _Image] = {}
         self._last_number = 0
         self.downloads: dict[int, Download] = {}
+        self._preparing: set[int] = set()  # devices whose download is being prepared
 
     # -- devices ---------------------------------------------------------------------------------
 
@@ -91,7 +93,10 @@ class Transfers:
             if before is not None and before.streaming:
                 # nobody wants it any more, and it would be nobody's if this one is stopped before it begins
                 self._outbox.command(plane.STOP, before.conn, before.transfer)
-            self._nursery.start_soon(self._prepare, download, image, offset, end, chunk_bytes)
+            download.wanted = image, offset, end, chunk_bytes
+            if download.device not in self._preparing:
+                self._preparing.add(download.device)
+                self._nursery.start_soon(self._prepare, download.device)
 
     def _stream(
         self, download: Download, image: _Image, offset: int, end: int, chunk_bytes: int, head: int, tail: int
@@ -101,9 +106,18 @@ class Transfers:
             plane.STREAM, download.conn, download.transfer, image.number, offset, end, chunk_bytes, head, tail
         )
 
-    async def _prepare(
-        self, download: Download, image: _Image, offset: int, end: int, chunk_bytes: int
-    ) -> None:
+    async def _prepare(self, device: int) -> None:
+        """Prepare the device's download, then the one that took its place meanwhile: one task for each
+        device, however fast it fetches."""
+        try:
+            while (download := self.downloads.get(device)) is not None and not download.streaming:
+                await self._prepare_download(download)
+        finally:
+            self._preparing.discard(device)
+
+    async def _prepare_download(self, download: Download) -> None:
+        assert download.wanted is not None
+        image, offset, end, chunk_bytes = download.wanted
         try:
             await self._prepare_digests(image, chunk_bytes)
             head, tail = await self._odd_digests(image, offset, end, chunk_bytes)

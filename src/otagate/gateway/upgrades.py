@@ -15,6 +15,7 @@ Invariants:
 4. Losing a connection moves nothing: it stops the acknowledgement clock and frees the push slot.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
@@ -49,6 +50,8 @@ from otagate.wire import messages
 from otagate.wire.constants import CancelReason, ErrorCode
 
 log = logs.get("upgrades")
+
+_BATCH_ID = re.compile(r"b[1-9][0-9]{0,14}", re.ASCII)
 
 # The rules and the protocol name the same reasons apart from each other (rooms that do not know each other).
 CANCEL_REASONS = {
@@ -250,6 +253,11 @@ class Upgrades:
             call()
         else:
             pending.followers.append(call)
+
+    def answers_waiting(self, device: int) -> int:
+        """Answers to the device that wait for its newest entry's commit."""
+        pending = self._pending.get(device)
+        return 0 if pending is None else len(pending.followers)
 
     def _behind_ending(self, device: int, pending: DeviceEntry | None) -> DeviceEntry | None:
         """The entry that answers to the device wait for.
@@ -569,13 +577,4 @@ def upgrade_message(batch: Batch, attempt: int, chunk_bytes: int, answer: str | 
 
 def number_of(batch_id: str) -> int:
     """The number behind a batch's id ("b12" → 12); 0 if it cannot be one."""
-    digits = batch_id[1:]
-    if (
-        batch_id[:1] != "b"
-        or not digits.isascii()
-        or not digits.isdigit()
-        or digits[0] == "0"
-        or len(digits) > 15
-    ):
-        return 0
-    return int(digits)
+    return int(batch_id[1:]) if _BATCH_ID.fullmatch(batch_id) else 0

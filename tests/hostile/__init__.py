@@ -1,0 +1,1 @@
+"""Hostile peers against a gateway that runs: what they do, and what it costs honest devices."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from . import machine, peers, table
-from .measure import Result, merge
+from . import machine, peers, short, table
+from .measure import grouped
 from .options import add_common, bench_of, converter
 from .processes import BenchError
 from .report import Report
@@ -47,18 +47,9 @@ def parser() -> argparse.ArgumentParser:
         add_common(command)
         command.set_defaults(run=run_scenario)
     table.register(commands)
+    short.register(commands)
     peers.register(commands)
     return top
-
-
-def grouped(repeats: Sequence[Sequence[Result]]) -> list[Result]:
-    """Repeats merged: results of the same scenario, subject and parameters."""
-    same: dict[str, list[Result]] = {}
-    for results in repeats:
-        for result in results:
-            key = f"{result.scenario} {result.subject} {sorted(result.parameters.items())}"
-            same.setdefault(key, []).append(result)
-    return [merge(results) for results in same.values()]
 
 
 def run_scenario(arguments: argparse.Namespace) -> int:
@@ -68,9 +59,10 @@ def run_scenario(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in names}
     started = time.time()
     with bench_of(arguments) as bench:
-        facts = machine.facts(bench.folder)
+        facts = {**machine.facts(bench.folder), **Report.circumstances_of(bench)}
         repeats = [scenario(bench, **options) for _ in range(arguments.repeat)]
-    report = Report(facts, bench, grouped(repeats), time.time() - started)
+    facts["measured"] = time.strftime("%Y-%m-%d", time.gmtime(started)) + f", {time.time() - started:.0f} s"
+    report = Report(facts, grouped(result for results in repeats for result in results))
     publish(report, arguments)
     return 0
 

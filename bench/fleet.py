@@ -43,8 +43,10 @@ class Fleet:
         seed: int = 1,
         version: str = "1.0.0",
         product: str = "bench",
+        on_look: Callable[[float, float], None] = lambda value, goal: None,
     ) -> None:
         self.count = count
+        self._on_look = on_look
         processes = max(1, min(processes, count))
         shares = [count // processes + (number < count % processes) for number in range(processes)]
         self._workers: list[Process] = []
@@ -169,7 +171,6 @@ class Fleet:
         *,
         stall_s: float = 30.0,
         timeout_s: float = 600.0,
-        on_look: Callable[[float], None] = lambda value: None,
         pause_s: float = 0.02,
     ) -> Counters:
         """Look until reached(counters) >= goal. BenchError if it does not move for `stall_s`."""
@@ -178,7 +179,7 @@ class Fleet:
         while True:
             counters = self.counters()
             value = reached(counters)
-            on_look(value)
+            self._on_look(value, goal)
             if value >= goal:
                 return counters
             now = time.monotonic()

@@ -92,16 +92,20 @@ class Api:
         )
         return str(answer["id"])
 
-    def create_batch(self, firmware: str, *, retries: int = 0, timeout_minutes: int = 60) -> Json:
-        """Over all eligible devices, at once."""
+    def create_batch(
+        self, firmware: str, *, retries: int = 0, timeout_minutes: int = 60, directed: int = 0
+    ) -> Json:
+        """Over all eligible devices, or the first `directed` ones; at once."""
         body: Json = {
             "firmware": firmware,
-            "range": "all",
+            "range": "directed" if directed else "all",
             "validity_days": 1,
             "policy": "standard",
             "timeout_minutes": timeout_minutes,
             "retries": retries,
         }
+        if directed:
+            body["devices"] = [f"d{number}" for number in range(directed)]
         if retries:
             body["retry_interval_minutes"] = 1
         return self.call("POST", "/api/v1/batches", body)

@@ -50,13 +50,24 @@ def file_system(path: Path) -> str:
 
 def cpu_s(pids: Iterable[int]) -> float:
     """Processor seconds of all threads of processes so far, to the nanosecond (schedstat)."""
-    total = 0
+    return sum(ran for ran, _ in _schedstats(pids)) / 1e9
+
+
+def waited_s(pids: Iterable[int]) -> float:
+    """Seconds for which the longest waiting thread of processes was ready and another had its core."""
+    return max((waited for _, waited in _schedstats(pids)), default=0) / 1e9
+
+
+def _schedstats(pids: Iterable[int]) -> list[tuple[int, int]]:
+    """(ran, waited to run) of each thread, in nanoseconds."""
+    found = []
     for pid in pids:
         with contextlib.suppress(OSError):
             for task in os.listdir(f"/proc/{pid}/task"):
                 with contextlib.suppress(OSError):
-                    total += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-    return total / 1e9
+                    ran, waited, _ = Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()
+                    found.append((int(ran), int(waited)))
+    return found
 
 
 def processes_below(pid: int) -> list[int]:
@@ -78,9 +89,9 @@ def private_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-def resident_bytes(pid: int) -> int:
-    """Resident set of a process."""
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+def slab_bytes() -> int:
+    """Memory of the kernel's own objects, of the whole machine: sockets of both ends, among others."""
+    found = re.search(r"Slab:\s+(\d+)", Path("/proc/meminfo").read_text())
     return int(found[1]) * 1024 if found else 0
 
 

@@ -1,7 +1,8 @@
 """What a run is given (`Bench`), what it says (`Result`), and the clocks between (`Meter`)."""
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from . import gateway, machine
 from .fleet import Fleet
 from .gateway import Api, Gateway
 from .histogram import Histogram
+from .profile import Profiler, available
+from .progress import Progress
 
 BUSY = 0.9  # of a core: who is that busy is the limit
 
@@ -40,11 +43,14 @@ class Result:
     parameters: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     latencies_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    latency_samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # of repeats
     wall_s: float = 0.0
     server_cpu_s: float = 0.0
     fleet_cpu_s: float = 0.0
     others_cpu_s: float = 0.0  # of anybody else on the cores of server and fleet
+    server_wait_s: float = 0.0  # that the server was ready to run, and others had its core
     limit: str = ""
+    profile: dict[str, float] = field(default_factory=dict)  # shares of the server's time, by layer
     remarks: list[str] = field(default_factory=list)
 
     def figure(self, name: str, value: float, unit: str) -> None:
@@ -60,6 +66,12 @@ class Result:
         """For JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "Result":
+        """What `as_dict` made, also after JSON. Raises TypeError if it is of another version."""
+        figures = {name: Figure(**figure) for name, figure in saved["figures"].items()}
+        return cls(**{**saved, "figures": figures})
+
 
 def merge(results: Sequence[Result]) -> Result:
     """Repeats of the same as one: medians, with all samples."""
@@ -69,57 +81,73 @@ def merge(results: Sequence[Result]) -> Result:
         samples = [result.figures[name].value for result in results if name in result.figures]
         merged.figures[name] = Figure(median(samples), figure.unit, samples)
     for name, points in first.latencies_ms.items():
-        merged.latencies_ms[name] = {
-            point: median(
-                result.latencies_ms[name][point] for result in results if name in result.latencies_ms
-            )
-            for point in points
-        }
-    for name in ("wall_s", "server_cpu_s", "fleet_cpu_s", "others_cpu_s"):
+        known = [result.latencies_ms[name] for result in results if name in result.latencies_ms]
+        merged.latencies_ms[name] = {point: median(each[point] for each in known) for point in points}
+        merged.latency_samples[name] = {point: [each[point] for each in known] for point in points}
+    for name in first.profile:
+        merged.profile[name] = median(result.profile.get(name, 0.0) for result in results)
+    for name in ("wall_s", "server_cpu_s", "fleet_cpu_s", "others_cpu_s", "server_wait_s"):
         setattr(merged, name, median(getattr(result, name) for result in results))
     merged.limit = max({result.limit for result in results}, key=[r.limit for r in results].count)
     merged.remarks = list(dict.fromkeys(remark for result in results for remark in result.remarks))
     return merged
 
 
+def grouped(results: Iterable[Result]) -> list[Result]:
+    """Repeats merged: results of the same scenario, subject and parameters."""
+    same: dict[str, list[Result]] = {}
+    for result in results:
+        key = f"{result.scenario} {result.subject} {sorted(result.parameters.items())}"
+        same.setdefault(key, []).append(result)
+    return [merge(repeats) for repeats in same.values()]
+
+
 class Meter:
-    """Processor time of server and fleet between two moments."""
+    """Processor time of server and fleet between two moments; where the server's went, if that is asked."""
 
     def __init__(self, bench: "Bench", server: Sequence[int], fleet: Sequence[int]) -> None:
         self._bench = bench
         self._server = server
         self._fleet = fleet
+        self._profiler = Profiler(bench.subfolder(), server) if bench.profile and server else None
         self._at = self._look()
 
-    def _look(self) -> tuple[float, float, float, float]:
+    def _look(self) -> tuple[float, ...]:
         cores = {core for core in (self._bench.server_core, self._bench.fleet_core) if core is not None}
         return (
             time.monotonic(),
             machine.cpu_s(self._server),
             machine.cpu_s(self._fleet),
             sum(machine.busy_s(core) for core in cores),
+            machine.waited_s(self._server),
         )
 
     def read(self, result: Result) -> None:
         """Note what passed since the start."""
-        wall, server, fleet, busy = (b - a for a, b in zip(self._at, self._look(), strict=True))
+        wall, server, fleet, busy, waited = (b - a for a, b in zip(self._at, self._look(), strict=True))
         result.wall_s, result.server_cpu_s, result.fleet_cpu_s = wall, server, fleet
+        result.server_wait_s = waited
         result.others_cpu_s = max(busy - server - fleet, 0.0)
-        result.limit = limit_of(
-            wall, server, fleet, len(self._fleet) if self._bench.fleet_core is None else 1
-        )
+        fleet_cores = len(self._fleet) if self._bench.fleet_core is None else 1
+        result.limit = limit_of(wall, server, fleet, fleet_cores, waited) if self._server else ""
         if result.others_cpu_s > 0.1 * wall:
             result.remarks.append(
                 f"others used {result.others_cpu_s / wall:.0%} of a core on the two cores meanwhile"
             )
+        if self._profiler is not None:
+            result.profile = self._profiler.stop()
 
 
-def limit_of(wall_s: float, server_cpu_s: float, fleet_cpu_s: float, fleet_cores: int = 1) -> str:
-    """Who kept it from going faster."""
+def limit_of(
+    wall_s: float, server_cpu_s: float, fleet_cpu_s: float, fleet_cores: int = 1, server_wait_s: float = 0.0
+) -> str:
+    """Who kept it from going faster. `server_wait_s`: see `Result`; then others on its core did."""
     if server_cpu_s >= BUSY * wall_s:
         return "server"
     if fleet_cpu_s >= BUSY * wall_s * fleet_cores:
         return "fleet"
+    if server_cpu_s + server_wait_s >= BUSY * wall_s:
+        return "server, whose core others used"
     return "neither"
 
 
@@ -132,11 +160,24 @@ class Bench:
     fleet_core: int | None = 1
     processes: int = 2
     seed: int = 1
-    say: Callable[[str], None] = lambda text: None
+    progress: Progress = field(default_factory=Progress)
     attached: Gateway | None = None
     attached_pid: int | None = None
     made: int = 0
-    faults: dict[str, float] = field(default_factory=dict)
+    profile: bool = False
+
+    def say(self, text: str) -> None:
+        """What begins now."""
+        self.progress.say(text)
+
+    @contextmanager
+    def profiling(self) -> Iterator[None]:
+        """Where the server's time goes is measured too, within the block, if perf is here."""
+        before, self.profile = self.profile, available()
+        try:
+            yield
+        finally:
+            self.profile = before
 
     def subfolder(self) -> Path:
         """A new folder of this run."""
@@ -163,8 +204,6 @@ class Bench:
 
     def pin_self(self) -> None:
         """The run itself belongs on the fleet's core."""
-        import os
-
         if self.fleet_core is not None:
             os.sched_setaffinity(0, {self.fleet_core})
 
@@ -201,6 +240,7 @@ class World:
             core=self.bench.fleet_core,
             first=first,
             seed=self.bench.seed,
+            on_look=self.bench.progress.show,
             **options,
         )
 

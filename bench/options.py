@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from . import gateway, machine
 from .measure import Bench
-
-console = Console(stderr=True)
+from .progress import Progress, console
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
@@ -61,6 +58,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fleet-core", type=_core, default=cores[1] if len(cores) > 1 else None, metavar="N|none"
     )
+    group.add_argument("--profile", action="store_true", help="where the gateway's time goes (needs perf)")
     group.add_argument("--data", type=Path, help="folder for stores and logs (made and removed; build/bench)")
     group.add_argument("--keep", action="store_true", help="do not remove them")
     shown = parser.add_argument_group("results")
@@ -81,16 +79,17 @@ def bench_of(arguments: argparse.Namespace) -> Iterator[Bench]:
     if url:
         token = arguments.token or os.environ.get("OTAGATE_TOKEN", "")
         attached = gateway.attach(url, arguments.admin_url or gateway.DEFAULT_ADMIN_URL, token)
-    with console.status("starting") as status:
+    with Progress() as progress:
         bench = Bench(
             folder,
             server_core=arguments.server_core,
             fleet_core=arguments.fleet_core,
             processes=arguments.processes,
             seed=arguments.seed,
-            say=lambda text: status.update(text),
+            progress=progress,
             attached=attached,
             attached_pid=getattr(arguments, "pid", None),
+            profile=arguments.profile,
         )
         bench.pin_self()
         try:

@@ -99,6 +99,13 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    def wait(self) -> None:
+        """Until it has ended by itself; SIGKILL if it takes longer than STOP_TIMEOUT_S."""
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def stop(self) -> None:
         """SIGTERM; SIGKILL if it takes longer than STOP_TIMEOUT_S."""
         if not self.ended:

@@ -28,12 +28,17 @@ def with_spread(figure: Figure) -> str:
 class Report:
     """Results with the machine they were measured on."""
 
-    def __init__(self, facts: dict[str, str], bench: Bench, results: list[Result], took_s: float) -> None:
-        self.facts = dict(facts)
-        self.facts["cores"] = f"server on {_core(bench.server_core)}, fleet on {_core(bench.fleet_core)}"
-        self.facts["fleet"] = f"{bench.processes} processes, seed {bench.seed}"
-        self.facts["took"] = f"{took_s:.0f} s"
+    def __init__(self, facts: dict[str, str], results: list[Result]) -> None:
+        self.facts = facts
         self.results = results
+
+    @staticmethod
+    def circumstances_of(bench: Bench) -> dict[str, str]:
+        """How the run was set up, as facts."""
+        return {
+            "cores": f"server on {_core(bench.server_core)}, fleet on {_core(bench.fleet_core)}",
+            "fleet": f"{bench.processes} processes, seed {bench.seed}",
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -97,6 +102,9 @@ def circumstances(result: Result) -> str:
         )
     if result.limit:
         parts.append(f"limit: {result.limit}")
+    if result.profile:
+        layers = ", ".join(f"{layer} {share:.0%}" for layer, share in result.profile.items())
+        parts.append(f"the server's time: {layers}")
     return "; ".join([*parts, *result.remarks])
 
 

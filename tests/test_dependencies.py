@@ -28,7 +28,7 @@ def project() -> tuple[list[Requirement], list[Requirement]]:
 def optional() -> list[Requirement]:
     """What some commands of the bench can do without."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [Requirement(text) for text in table["dependency-groups"]["bench"]]
+    return [Requirement(text) for text in table["project"]["optional-dependencies"]["bench"]]
 
 
 def pins() -> dict[str, str]:

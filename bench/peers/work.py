@@ -32,6 +32,7 @@ def running(bench: Bench, peer: Peer, devices: int) -> Iterator[tuple[Process, i
             links=[peer.link],
             processes=bench.processes,
             seed=bench.seed,
+            on_look=bench.progress.show,
         ) as fleet,
     ):
         fleet.configure(port, work="requests", login=False, request=peer.request.decode("latin-1"))
@@ -85,7 +86,7 @@ def report(bench: Bench, peer: Peer, *, devices: int, depth: int, seconds: float
         time.sleep(WARM_UP_S)
         fleet.reset()
         meter = Meter(bench, process.pids(), fleet.pids())
-        time.sleep(seconds)
+        bench.progress.pass_time(seconds)
         tally = fleet.tally("answers")
         meter.read(result)
         fleet.stop_work()
@@ -109,7 +110,7 @@ def stream(bench: Bench, peer: Peer, *, receivers: int, chunk: int, seconds: flo
         fleet.reset()
         meter = Meter(bench, process.pids(), fleet.pids())
         started = time.monotonic()
-        time.sleep(seconds)
+        bench.progress.pass_time(seconds)
         counters = fleet.counters()
         elapsed = time.monotonic() - started
         meter.read(result)

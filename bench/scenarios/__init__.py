@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from ..measure import Bench, Result
 from .connections import idle, login
+from .digests import hashing
+from .growth import curve
 from .reports import durable, report
 from .scale import big, mixed
 from .upgrades import campaign, push, stream
@@ -20,6 +22,8 @@ SCENARIOS: dict[str, Scenario] = {
     "campaign": campaign,
     "big": big,
     "mixed": mixed,
+    "curve": curve,
+    "hashing": hashing,
 }
 
 __all__ = [
@@ -28,7 +32,9 @@ __all__ = [
     "Scenario",
     "big",
     "campaign",
+    "curve",
     "durable",
+    "hashing",
     "idle",
     "login",
     "mixed",

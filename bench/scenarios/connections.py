@@ -10,23 +10,27 @@ SETTLE_S = 1.0
 LINKS = ("websocket", "tcp")
 
 
-def idle(bench: Bench, *, low: int = 5_000, high: int = 19_000) -> list[Result]:
+def idle(
+    bench: Bench, *, low: int = 5_000, high: int = 19_000, links: tuple[str, ...] = LINKS
+) -> list[Result]:
     """Private memory of the gateway per idle, logged-in device: the slope between `low` and `high`."""
     results = []
-    for link in LINKS:
+    for link in links:
         with bench.world(high) as world, world.fleet(high, links=[link]) as fleet:
             result = Result("idle", "gateway", {"link": link, "low": low, "high": high})
             meter = world.meter(fleet)
             none = machine.private_bytes(world.pids())
             bench.say(f"{link}: {low} devices log in")
             world.log_in(fleet, low, work="idle")
-            few = _settled_bytes(world)
+            few, kernel_few = _settled_bytes(world), machine.slab_bytes()
             bench.say(f"{link}: {high} devices are logged in")
             world.log_in(fleet)
             many = _settled_bytes(world)
             meter.read(result)
             result.limit = ""
             result.figure("bytes_per_device", (many - few) / (high - low), "B")
+            slab = (machine.slab_bytes() - kernel_few) / (high - low)
+            result.figure("kernel_bytes_both_ends", slab, "B")
             result.figure("private_memory", many / 2**20, "MiB")
             result.figure("private_memory_empty", none / 2**20, "MiB")
             results.append(result)

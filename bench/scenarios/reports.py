@@ -22,11 +22,16 @@ def begin_upgrades(world: World, fleet: Fleet, firmware: str) -> dict[str, Any]:
 
 
 def report(
-    bench: Bench, *, devices: int = 1_000, depths: tuple[int, ...] = (1, 16), seconds: float = 4.0
+    bench: Bench,
+    *,
+    devices: int = 1_000,
+    depths: tuple[int, ...] = (1, 16),
+    seconds: float = 4.0,
+    links: tuple[str, ...] = ("websocket", "tcp"),
 ) -> list[Result]:
     """Progress reports of 128 bytes, answered when applied; `devices` connections, `depth` in flight each."""
     results = []
-    for link in ("websocket", "tcp"):
+    for link in links:
         with bench.world(devices) as world, world.fleet(devices, links=[link]) as fleet:
             firmware = world.firmware(IMAGE_BYTES)
             world.log_in(fleet, work="report")
@@ -45,7 +50,7 @@ def _reports(world: World, fleet: Fleet, link: str, depth: int, seconds: float) 
     time.sleep(WARM_UP_S)
     fleet.reset()
     meter = world.meter(fleet)
-    time.sleep(seconds)
+    world.bench.progress.pass_time(seconds)
     tally = fleet.tally("answers")
     meter.read(result)
     result.latency("answer", fleet.histogram("answer"))

@@ -4,20 +4,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .. import machine
 from ..fleet import Fleet
 from ..lateness import lateness
 from ..measure import Bench, Result, World
-from ..processes import BenchError
+from ..processes import BenchError, wait_until
 
 WAVE_DEVICES = 15_000
 OTHERS = 200  # devices that report a version now and then, while the big things happen
 OTHERS_RATE = 200.0
 MIB = 2**20
 UPLOAD_BYTES = 100 * MIB
+FREE_TIMEOUT_S = 180.0
 
 
 def activate(world: World, first: int, count: int) -> None:
@@ -42,9 +43,9 @@ def others(world: World) -> Iterator[Fleet]:
         fleet.stop_work()
 
 
-def big(bench: Bench, *, devices: int = 1_000_000) -> list[Result]:
+def big(bench: Bench, *, devices: int = 1_000_000, in_progress: int = 100_000) -> list[Result]:
     """A product of a million devices: registered, activated, a batch over all of them created and aborted
-    while others report; then a restart with it all."""
+    while others report; then a restart with `in_progress` upgrades of another batch under way."""
     results = []
     with bench.world(devices) as world:
         result = Result("big", "gateway", {"devices": devices, "step": "register"})
@@ -62,10 +63,33 @@ def big(bench: Bench, *, devices: int = 1_000_000) -> list[Result]:
             batch = str(made["id"])
             results.append(_big_step(world, fleet, devices, "abort", lambda: world.api.abort(batch)))
         if world.gateway.process is not None:
+            _begin_directed(world, firmware, min(in_progress, devices))
             result = Result("big", "gateway", {"devices": devices, "step": "restart"})
+            bench.say("restart")
             result.figure("restart_to_serving", world.restart(), "s")
+            result.figure("upgrades_in_progress", _in_progress(world), "")
             results.append(result)
     return results
+
+
+def _begin_directed(world: World, firmware: str, count: int) -> None:
+    """A batch over the first devices, as soon as they are free: an abort rewrites its rows in slices."""
+    world.bench.say(f"a batch over {count} devices")
+
+    def created() -> bool:
+        with suppress(BenchError):
+            world.api.create_batch(firmware, directed=count)
+            return True
+        return False
+
+    wait_until(created, FREE_TIMEOUT_S, "devices free again", pause_s=1.0)
+
+
+def _in_progress(world: World) -> int:
+    """Device upgrades that have not ended, by the counters of the newest batch."""
+    counts = world.api.call("GET", "/api/v1/batches", params={"status": "in_progress"})["items"][0]["counts"]
+    ended = ("succeeded", "failed", "cancelled", "aborted", "total")
+    return sum(count for state, count in counts.items() if state not in ended)
 
 
 def _big_step(world: World, fleet: Fleet, devices: int, step: str, act: Callable[[], Any]) -> Result:
@@ -108,7 +132,7 @@ def mixed(
                 started = time.monotonic()
                 world.api.create_batch(firmware)
                 counts["batch_s"] = time.monotonic() - started
-                time.sleep(max(seconds - counts["batch_s"], 1.0))
+                bench.progress.pass_time(max(seconds - counts["batch_s"], 1.0))
             meter.read(result)
             result.limit = ""
             streamed = fleet.counters()["image_bytes"]

@@ -38,12 +38,19 @@ def _push(world: World, fleet: Fleet, firmware: str) -> Result:
     )
     meter.read(result)
     result.figure("all_have_read", (counters["upgrades"].last_ns - started_ns) / 1e6, "ms")
+    if result.server_cpu_s:
+        result.figure("pushes_per_cpu_s", fleet.count / result.server_cpu_s, "/CPU-s")
     result.figure("request_answered", (answered_ns - started_ns) / 1e6, "ms")
     result.latency("created to read", fleet.histogram("upgrade"))
     world.api.abort(batch["id"])
     # the aborted rows are rewritten in slices; only then are the devices free for the next batch
-    wait_until(lambda: _free(world, fleet.count), 60.0, "devices free again")
+    devices_free(world, fleet.count)
     return result
+
+
+def devices_free(world: World, devices: int) -> None:
+    """Back when no upgrade of an aborted batch is left in the way of another."""
+    wait_until(lambda: _free(world, devices), 60.0, "devices free again")
 
 
 def _free(world: World, devices: int) -> bool:
@@ -100,7 +107,7 @@ def _stream(world: World, fleet: Fleet, firmware: str, link: str, chunk: int, se
     fleet.reset()
     meter = world.meter(fleet)
     started = time.monotonic()
-    time.sleep(seconds)
+    world.bench.progress.pass_time(seconds)
     counters = fleet.counters()
     elapsed = time.monotonic() - started
     meter.read(result)
@@ -112,7 +119,7 @@ def _stream(world: World, fleet: Fleet, firmware: str, link: str, chunk: int, se
         result.remarks.append("chunks were wrong")
     fleet.disconnect()
     world.api.abort(batch["id"])
-    wait_until(lambda: _free(world, fleet.count), 60.0, "devices free again")
+    devices_free(world, fleet.count)
     return result
 
 
@@ -121,7 +128,7 @@ def campaign(
 ) -> list[Result]:
     """All devices receive, download, verify chunks and MD5, report, ask to burn, log in with the new version.
     With faults, shares of them misbehave; then the batch is watched to its end as far as it can come."""
-    faults = faults if faults is not None else bench.faults
+    faults = faults or {}
     with bench.world(devices) as world, world.fleet(devices) as fleet:
         result = Result("campaign", "gateway", {"devices": devices, "image": f"{size / MIB:g} MiB"})
         firmware = world.firmware(size)
@@ -131,12 +138,9 @@ def campaign(
         meter = world.meter(fleet)
         started = time.monotonic()
         batch = world.api.create_batch(firmware)
-
-        def show(done: float) -> None:
-            bench.say(f"campaign: {done:.0f} of {devices} devices run the new version")
-
+        bench.say(f"campaign: {devices} devices; those that run the new version")
         if not faults:
-            fleet.wait(lambda counters: counters["upgraded"].count, devices, "new versions", on_look=show)
+            fleet.wait(lambda counters: counters["upgraded"].count, devices, "new versions")
         ended = world.api.wait_batch(batch["id"], timeout_s=FAULTY_END_S if faults else 30.0)
         elapsed = time.monotonic() - started
         meter.read(result)

@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 from bench.measure import Bench, Figure, Result, limit_of, merge
+from bench.page import (
+    breakdown_table,
+    curve_table,
+    place,
+    replaced,
+    rows_as_dicts,
+    summary,
+    table_markdown,
+    verdict,
+)
+from bench.parts import Part, facts_of, load, measure, write
 from bench.peers import PEERS
 from bench.processes import BenchError
+from bench.profile import shares
 from bench.report import Report, markdown_table, number
 from bench.rows import FULL, PARTS, SMALL, Row
 from bench.scenarios import SCENARIOS
-from bench.table import PLACE_END, PLACE_START, measure, replaced, rows_as_dicts, table_markdown, verdict
 
-from bench import cli, machine
+from bench import cli
 
 
 def result(subject: str, value: float, **latencies: float) -> Result:
@@ -71,8 +82,7 @@ def test_measuring_alternates_and_tells_what_failed(tmp_path: Path) -> None:
     assert order == ["gateway", "plane alone"] * 2
     assert made.results["gateway"].figures["reports"].samples == [1, 3]
     assert "mosquitto" not in made.results
-    report = Report(machine.facts(tmp_path), Bench(tmp_path), [], 1.0)
-    text = "\n".join(table_markdown(report, [made], ("plane alone",)))
+    text = "\n".join(table_markdown([made]))
     assert "plane alone 1 (2 ×)" in text
     assert rows_as_dicts([made])[0]["verdict"] == "-"
 
@@ -89,6 +99,7 @@ def test_who_was_the_limit() -> None:
     assert limit_of(10, 9.5, 4) == "server"
     assert limit_of(10, 5, 9.5) == "fleet"
     assert limit_of(10, 5, 5) == "neither"
+    assert limit_of(10, 5, 5, server_wait_s=4.5) == "server, whose core others used"
 
 
 @pytest.mark.parametrize(
@@ -111,15 +122,120 @@ def test_every_scenario_is_a_command_with_its_parameters() -> None:
 
 
 def test_a_table_goes_to_its_place_in_a_page() -> None:
-    page = f"# Page\n{PLACE_START}\nold\n{PLACE_END}\nmore\n"
-    once = replaced(page, "new\n")
+    first, last = place("table")
+    page = f"# Page\n{first}\nold\n{last}\nmore\n"
+    once = replaced(page, "table", "new\n")
     assert "old" not in once
     assert "new" in once
-    assert once.endswith(f"{PLACE_END}\nmore\n")
-    assert replaced(once, "new\n") == once
+    assert once.endswith(f"{last}\nmore\n")
+    assert replaced(once, "table", "new\n") == once
     with pytest.raises(BenchError, match="no <!-- table"):
-        replaced("nothing", "new")
-    assert PLACE_START in Path("docs/performance.md").read_text()
+        replaced("nothing", "table", "new")
+
+
+def test_the_documents_have_their_places() -> None:
+    page = Path("docs/performance.md").read_text()
+    for name in ("table", "peers", "breakdown", "curve"):
+        replaced(page, name, "new")
+    replaced(Path("README.md").read_text(), "summary", "new")
+
+
+def measured_part(facts: dict[str, str]) -> Part:
+    """The reports, made up: a gateway twice as good as nginx at each row."""
+    part = Part("report", PARTS["report"](SMALL), [], facts, 60.0, "2026-01-02")
+    for made in part.rows:
+        made.results = {"gateway": result("gateway", 200_000), "nginx": result("nginx", 100_000)}
+        made.failures = {"mosquitto": "missing: it is not installed"}
+        part.results += made.results.values()
+    return part
+
+
+def test_parts_are_taken_up_again(tmp_path: Path) -> None:
+    file = tmp_path / "table.json"
+    part = measured_part({"processor": "P", "kernel": "K"})
+    write(file, [part], True, rows_as_dicts(part.rows))
+    again = load(file, True, SMALL)
+    assert list(again) == ["report"]
+    assert again["report"].as_dict() == part.as_dict()
+    assert [verdict(made) for made in again["report"].rows] == ["met", "met", "missed", "missed"]
+    with pytest.raises(BenchError, match="with --small"):
+        load(file, False, FULL)
+    file.write_text("{}")
+    with pytest.raises(BenchError, match="holds no parts"):
+        load(file, True, SMALL)
+
+
+def test_parts_of_different_machines_are_no_table() -> None:
+    one, other = measured_part({"processor": "P"}), measured_part({"processor": "Q"})
+    assert facts_of([one, one])["measured"] == "2026-01-02, 2 minutes"
+    with pytest.raises(BenchError, match="another machine"):
+        facts_of([one, other])
+
+
+def test_the_table_is_written_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "table.json", tmp_path / "table.md"
+    write(file, [measured_part({"processor": "P"})], True, [])
+    options = ["--small", "--only", "none", "--resume", str(file), "--data", str(tmp_path)]
+    assert cli.main(["table", *options, "--table", str(out)]) == 1  # a target was missed
+    assert "nginx 100,000 (2 ×)" in out.read_text()
+    assert out.read_text() == capsys.readouterr().out
+    assert cli.main(["table", "--small", "--only", "none", "--data", str(tmp_path)]) == 1
+    assert "nothing was measured" in capsys.readouterr().err
+
+
+def test_a_target_beside_peers_is_open_without_them() -> None:
+    made = row(judged_by=("nginx",), results={"gateway": result("gateway", 30)})
+    assert verdict(made) == "not measured"
+
+
+def test_the_readme_has_what_has_a_headline() -> None:
+    made = row(headline="reports", peers=("nginx",))
+    made.results = {"gateway": result("gateway", 30), "nginx": result("nginx", 10)}
+    facts = {"processor": "P", "kernel": "K", "python": "3", "measured": "today"}
+    text = "\n".join(summary([made, row()], Report(facts, [])))
+    assert "| reports | 30 /s | ≥ 10 | met | nginx 3 × |" in text
+    assert text.count("≥ 10") == 1
+
+
+def test_costs_of_one_operation_by_layer() -> None:
+    made = row(results={"gateway": result("gateway", 200_000)}, work=2.0)
+    made.results["gateway"].profile = {"kernel: sockets": 0.75, "Python": 0.25}
+    part = Part("breakdown", [made], [], {})
+    assert breakdown_table(part)[2] == "| reports | 10 | 7.5 | 2.5 |"
+
+
+def test_what_a_further_device_costs() -> None:
+    part = Part("curve", PARTS["curve"](SMALL), [], {})
+    for made, (devices, processes, memory) in zip(
+        part.rows, [(200, 1, 1.0), (500, 1, 2.0), (1000, 1, 3.0), (2000, 2, 8.0)], strict=True
+    ):
+        figures = {name: Figure(7, "CPU-µs") for name in ("login", "upgrade_begun", "report")}
+        figures["private_memory"] = Figure(memory, "MiB")
+        parameters = {"devices": devices, "processes": processes}
+        made.results["gateway"] = Result("curve", "gateway", parameters, figures)
+    further = [line.split(" | ")[3] for line in curve_table(part)[2:]]
+    assert further == ["-", "3,495", "2,097", "4,194"]
+
+
+def test_samples_are_counted_by_the_file_they_fell_into() -> None:
+    lines = [
+        "7 ffff ([kernel.kallsyms])",
+        "8 ffff ([kernel.kallsyms])",
+        "7 1234 (/x/otagate/.venv/lib/python3.11/site-packages/msgspec/_core.cpython-311.so)",
+        "7 1234 (/x/otagate/src/otagate/plane/core.cpython-311.so)",
+        "7 1234 (/usr/bin/python3.11)",
+        "7 1234 (/usr/lib/libc.so.6)",
+        "",
+    ]
+    layers = [
+        "kernel: sockets",
+        "kernel: files",
+        "data plane, compiled",
+        "msgspec",
+        "Python",
+        "libc and others",
+    ]
+    assert shares(lines, {7}) == dict.fromkeys(layers, 1 / 6)
 
 
 def test_only_gateways_of_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -136,6 +252,7 @@ SMALL_RUNS = {
     "stream": ["--receivers", "2", "--chunks", "65536", "--size", "300000", "--seconds", "0.2"],
     "push": ["--devices", "40", "--rounds", "2"],
     "campaign": ["--devices", "20", "--size", "100000"],
+    "hashing": ["--size", "1048576", "--rounds", "1"],
 }
 
 

@@ -117,7 +117,7 @@ async def test_a_token_expires(autojump_clock: object) -> None:
         body = {"name": "short", "role": "viewer", "expires_in_days": 1}
         made = (await gateway.of("admin").post(f"{V1}/tokens", json=body)).json()
         client = gateway.client(made["token"])
-        await trio.sleep(DAY_S - 60)
+        await gateway.harness.jump(DAY_S - 60)
         assert (await client.get(f"{V1}/products")).status_code == 200
         await trio.sleep(61)
         assert error_of(await client.get(f"{V1}/products")) == (401, "unauthorized")
@@ -301,9 +301,9 @@ async def test_a_session_ends_when_idle(autojump_clock: object) -> None:
     async with surface() as gateway:
         browser, _ = await log_in(gateway)
         for _ in range(3):
-            await trio.sleep(limits.console_session_idle_ms / 1000 - 1)
+            await gateway.harness.jump(limits.console_session_idle_ms / 1000 - 1)
             assert (await browser.get(f"{V1}/products")).status_code == 200
-        await trio.sleep(limits.console_session_idle_ms / 1000 + 1)
+        await gateway.harness.jump(limits.console_session_idle_ms / 1000 + 1)
         assert error_of(await browser.get(f"{V1}/products")) == (401, "unauthorized")
 
 
@@ -313,7 +313,7 @@ async def test_a_session_ends_although_busy(autojump_clock: object) -> None:
         step_s = limits.console_session_idle_ms / 2000
         steps = round(limits.console_session_ms_max / 1000 / step_s)
         for _ in range(steps - 1):
-            await trio.sleep(step_s)
+            await gateway.harness.jump(step_s)
             assert (await browser.get(f"{V1}/products")).status_code == 200
         await trio.sleep(step_s + 1)
         assert error_of(await browser.get(f"{V1}/products")) == (401, "unauthorized")
@@ -328,7 +328,7 @@ async def test_a_session_ends_with_its_token(autojump_clock: object) -> None:
         assert (await other.get(f"{V1}/products")).status_code == 200
         body = {"name": "short", "role": "viewer", "expires_in_days": 1}
         made = (await gateway.of("admin").post(f"{V1}/tokens", json=body)).json()
-        await trio.sleep(DAY_S - 60)
+        await gateway.harness.jump(DAY_S - 60)
         browser = gateway.client()
         session = (await browser.post(f"{V1}/session", json={"token": made["token"]})).json()
         assert session["expires_at"] == made["expires_at"]

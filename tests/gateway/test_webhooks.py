@@ -101,8 +101,7 @@ async def test_what_happens_is_told_once(autojump_clock: object) -> None:
 async def test_an_expired_batch_is_told(autojump_clock: object) -> None:
     async with told() as (harness, receiver):
         await reach(harness, "to_be_pushed", validity_days=1)
-        await trio.sleep(86_400)
-        await harness.rest()
+        await harness.jump(86_400)
         assert receiver.events == [("w1", "batch_ended")]
         assert receiver.attempts[0][3]["data"]["ended_by"] == "expired"
 
@@ -135,9 +134,20 @@ async def test_what_fails_is_tried_again_ever_more_seldom_for_a_day(
 ) -> None:
     caplog.set_level(logging.WARNING)
     async with told() as (harness, receiver):
-        receiver.answer = lambda webhook: Result(status=500)
+        tried, take = trio.open_memory_channel[None](1000)
+
+        def refuse(webhook: str) -> Result:
+            tried.send_nowait(None)
+            return Result(status=500)
+
+        receiver.answer = refuse
         await fail_a_device(harness)
-        await trio.sleep(2 * 86_400)
+        longest = limits.webhook_backoff_ms_min
+        with trio.move_on_after(limits.webhook_give_up_ms / 1000 + 1):
+            async for _ in take:
+                await harness.rest()
+                await harness.jump(longest / 2000 - 1)  # nothing may come before half of the wait
+                longest = min(2 * longest, limits.webhook_backoff_ms_max)
         first = receiver.attempts[0][2]  # when the batch expires there is another one
         times = [ms for ms, _, delivery, _ in receiver.attempts if delivery == first]
         waits = [after - before for before, after in itertools.pairwise(times)]
@@ -146,7 +156,8 @@ async def test_what_fails_is_tried_again_ever_more_seldom_for_a_day(
             assert longest / 2 - 50 <= wait_ms <= longest + 50, (failures, wait_ms)
         assert times[-1] - times[0] < limits.webhook_give_up_ms
         assert times[-1] - times[0] > limits.webhook_give_up_ms - 2 * limits.webhook_backoff_ms_max
-        await trio.sleep(86_400)
+        for _ in range(48):
+            await harness.jump(3600)
         assert await pending(harness) == [0]
     assert "webhook_given_up" in caplog.text
     assert Result(status=500).reason == "answered 500"

@@ -115,6 +115,7 @@ class CrashLoop:
         self._before: Moments = {}
         self._clocks: Clocks = {}
         self._batch: str | None = None
+        self._firmware: str | None = None
         self._versions = 1
         self._promised: dict[str, int] = {}
         self._listen = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
@@ -177,9 +178,11 @@ class CrashLoop:
             if view["status"] == "in_progress":
                 return
             self._expect_success(view)
+            operator.call("DELETE", f"/firmware/{self._firmware}", 204)  # a product has at most 50
+            self._promised[f"/firmware/{self._firmware}/content"] = 404
         self._versions += 1
-        firmware = operator.add_firmware(f"{self._versions}.0", os.urandom(IMAGE_BYTES))
-        self._batch = operator.create_batch(firmware, retries=RETRIES)
+        self._firmware = operator.add_firmware(f"{self._versions}.0", os.urandom(IMAGE_BYTES))
+        self._batch = operator.create_batch(self._firmware, retries=RETRIES)
         self.totals["batches"] += 1
 
     def _expect_success(self, view: Any) -> None:

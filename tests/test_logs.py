@@ -1,5 +1,6 @@
 """Logs: the two formats, what a peer cannot do to them, the limiter."""
 
+import contextlib
 import io
 import json
 import logging
@@ -165,6 +166,15 @@ def test_a_closed_stream_stops_nobody() -> None:
     logs.configure("info", "text", stream)
     stream.close()
     logs.get("gateway").info("unheard")
+
+
+def test_a_full_disk_of_the_log_costs_lines_and_no_word_about_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "w", buffering=1) as stream:
+        logs.configure("info", "text", stream)
+        logs.get("gateway").info("unheard")
+        with contextlib.suppress(OSError):
+            stream.close()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_limiter_admits_so_many_a_second_and_counts_the_rest() -> None:

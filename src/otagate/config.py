@@ -131,7 +131,7 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Path, _about("Folder of the store, the images and the first admin token; made if missing.")
     ] = Path("otagate-data")
     disk_free_min: Annotated[
-        int, _whole(0, 2**50, "bytes", "Uploads and new batches are refused while less than this is free.")
+        int, _whole(0, 2**50, "bytes", "Uploads, new batches and bulks are refused while less is free.")
     ] = limits.disk_free_min_bytes
     map_bytes: Annotated[
         int,

@@ -102,7 +102,7 @@ slice_devices = 500  # devices of one slice of a batch being created, aborted or
 scan_rows_max = 1_000  # rows of one read transaction
 scan_ms_max = 50
 upgrade_row_bytes_max = 320  # without the device's own words (detail)
-disk_free_min_bytes = 256 * MIB  # below it uploads and new batches are refused
+disk_free_min_bytes = 256 * MIB  # below it uploads, new batches and bulks are refused
 reserve_file_bytes = 16 * MIB  # freed at a start on a full disk so that the store opens
 
 # -- admin -----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -156,9 +157,12 @@ def configure(level: Level, format: Literal["text", "json"], stream: TextIO | No
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """A log that cannot be written (stderr was closed) must not end the gateway, nor complain to itself."""
+    """A log that cannot be written must not end the gateway, nor complain where it cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exception()
+        if isinstance(error, OSError) or self.stream.closed:
+            return  # its disk is full, its pipe is gone, stderr was closed: the line is lost
         with contextlib.suppress(Exception):
             super().handleError(record)
 

@@ -13,6 +13,7 @@ Progress of one kind is counted, not judged: how many upgrades stood in the midd
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -66,6 +67,8 @@ def free_port() -> int:
 class Operators(threading.Thread):
     """Operators of another product, who add devices and firmware, and delete it, until the gateway dies."""
 
+    upload_bytes = 20_000
+
     def __init__(self, operator: Operator, cycle: int) -> None:
         super().__init__(daemon=True)
         self._operator = operator
@@ -89,7 +92,7 @@ class Operators(threading.Thread):
             self.unexpected.append(str(error))
 
     def _exchange_firmware(self, name: str) -> None:
-        firmware = self._operator.add_firmware(name, os.urandom(20_000), "other")
+        firmware = self._operator.add_firmware(name, os.urandom(self.upload_bytes), "other")
         content = f"/firmware/{firmware}/content"
         self.promised[content] = 200
         if name.endswith("-10") and self._cycle <= 40:  # a product has at most 50
@@ -171,8 +174,18 @@ class CrashLoop:
             if cursor is None:
                 return found
 
+    def _tidy(self, operator: Operator) -> None:
+        """A product has at most 50 firmware: what a kill kept from being deleted goes now."""
+        found = operator.call("GET", "/firmware", params={"product": "other", "limit": 1000})
+        for firmware in found["items"]:
+            content = f"/firmware/{firmware['id']}/content"
+            if self._promised.get(content) != 200:
+                operator.call("DELETE", f"/firmware/{firmware['id']}", 204)
+                self._promised[content] = 404
+
     def _keep_busy(self, operator: Operator) -> None:
         """A batch in progress: the one of before, or the next."""
+        self._tidy(operator)
         if self._batch is not None:
             view = operator.call("GET", f"/batches/{self._batch}")
             if view["status"] == "in_progress":
@@ -237,6 +250,7 @@ class CrashLoop:
         for (device, batch), (_, attempt) in now.items():
             if attempt > 1 + RETRIES:
                 found.append(f"device {device} in batch {batch} is at attempt {attempt} of {1 + RETRIES}")
+        found += self._check_images()
         verify = subprocess.run(
             [sys.executable, "-m", "lmdb", "verify", "-e", str(self.data / "store")],
             capture_output=True,
@@ -299,6 +313,13 @@ class CrashLoop:
             if self._clocks.get(which, due_ms) != due_ms:
                 yield f"the clock of {which} was {self._clocks[which]} and is {due_ms}"
         self._clocks = clocks
+
+    def _check_images(self) -> Iterator[str]:
+        """A file under its name is whole, whenever the gateway died."""
+        for path in (self.data / "images").glob("??/*"):
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != path.name:
+                    yield f"{path} has other bytes"
 
     def _check_operators(self, gateway: GatewayProcess) -> None:
         with Operator(gateway) as operator:

@@ -64,10 +64,18 @@ class GatewayProcess:
 
     def start(self) -> None:
         """Returns when it is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Returns at once."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
+
+    def wait_ready(self) -> None:
+        """Until it serves."""
         found = self.wait_for(lambda: SERVING.search(self.log))
         self.devices = (found[1], int(found[2]))
         self.admin = (found[3], int(found[4]))

@@ -10,7 +10,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from otagate import limits
+from otagate.errors import NoRoom
 from otagate.gateway.metrics import FAMILIES
+from otagate.gateway.views import RegisterDeviceRequest
 from otagate.openmetrics import render
 from otagate.store.interface import Sizes
 from tests.gateway import harness as harnesses
@@ -94,6 +96,21 @@ async def test_room(autojump_clock: MockClock, harness: Harness, monkeypatch: py
     monkeypatch.setattr(harness.store, "sizes", lambda: Sizes(2**30, 2**29))
     monkeypatch.setattr(limits, "reserve_file_bytes", 2**62)
     assert bad(harness).keys() == {"disk"}
+
+
+async def test_what_takes_much_is_refused_before_the_map_is_full(
+    autojump_clock: MockClock, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await harness.set_up("d1")
+    await harness.add_firmware("3.0")
+    full = Sizes(2**30, 2**30 - limits.map_left_bytes_min + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(harness.store, "sizes", lambda: full)
+        with pytest.raises(NoRoom, match=r"raise data\.map_bytes"):
+            await harness.create_batch()
+        with pytest.raises(NoRoom, match=r"raise data\.map_bytes"):
+            await harness.service.register_devices("lamp", 1, [RegisterDeviceRequest("d2")])
+    await harness.service.register_devices("lamp", 1, [RegisterDeviceRequest("d2")])
 
 
 async def test_metrics(autojump_clock: MockClock, harness: Harness) -> None:

@@ -146,6 +146,44 @@ async def test_a_disk_that_refuses_costs_that_upload_only(
     assert files(tmp_path) == [named(b"o" * PIECE)]
 
 
+async def test_a_folder_that_may_not_be_on_the_disk_is_made_anew(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sync_folder", refuse)
+        with pytest.raises(NoRoom, match=os.strerror(errno.EIO)):
+            await put(blobs, b"x")
+    assert list((tmp_path / "images").iterdir()) == []
+    await put(blobs, b"x")
+    assert files(tmp_path) == [named(b"x")]
+
+
+async def test_an_upload_stops_when_others_have_filled_the_disk(blobs: Blobs) -> None:
+    async with blobs.upload() as upload:
+        await upload.write(b"x" * PIECE)
+        blobs._disk_free_min = 2**62
+        with pytest.raises(NoRoom, match="must stay free"):
+            await upload.write(b"x" * PIECE)
+
+
+async def test_an_image_that_cannot_be_unlinked_stays(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sha256 = (await put(blobs, b"x")).sha256
+    await blobs.release(sha256)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert not await blobs.unlink_if_unused(sha256)
+    assert files(tmp_path) == [named(b"x")]
+    assert await blobs.unlink_if_unused(sha256)
+
+
 async def test_a_write_that_takes_less_is_gone_on_with(
     blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

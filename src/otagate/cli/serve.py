@@ -1,14 +1,16 @@
 """`otagate serve`: the gateway."""
 
 import argparse
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from otagate.cli.exits import CommandError, Exit
-from otagate.errors import ConfigurationError, OtagateError
+from otagate.errors import ConfigurationError, OtagateError, StoreError
 
 FLAGS = {"data": "data.dir", "device_listen": "device.listen", "admin_listen": "admin.listen"}
+DISK_FAULTS = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +45,21 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(configuration.log.level, configuration.log.format)
     try:
         trio.run(serve, configuration, serve_admin)
-    except (OtagateError, BaseExceptionGroup) as error:
-        causes = list(_leaves(error))
+    except (OtagateError, OSError, BaseExceptionGroup) as error:
+        causes = [_of_the_disk(cause) for cause in _leaves(error)]
         if not all(isinstance(cause, OtagateError) for cause in causes):
             raise  # a bug: its traceback is wanted
         code = Exit.USAGE if isinstance(causes[0], ConfigurationError) else Exit.FAILED
         raise CommandError("; ".join(dict.fromkeys(str(cause) for cause in causes)), code) from None
     return Exit.OK
+
+
+def _of_the_disk(cause: BaseException) -> BaseException:
+    """A disk that fails, or is full, is no bug: told in a sentence wherever it was met."""
+    if isinstance(cause, OSError) and cause.errno in DISK_FAULTS:
+        where = f" at {cause.filename}" if cause.filename else ""
+        return StoreError(f"the disk of the data folder failed{where}: {cause.strerror}")
+    return cause
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -43,7 +43,7 @@ class Health:
 
     def ready(self) -> list[CheckView]:
         """Why nobody should be sent here, if so."""
-        return [self._accepting(), self._pump(), self._store(), self._map(), self._disk()]
+        return [self._accepting(), self._pump(), self._store(), self.map_left(), self._disk()]
 
     def _accepting(self) -> CheckView:
         gateway = self._gateway
@@ -65,7 +65,8 @@ class Health:
             return _bad("store", f"a commit has been under way for {under_way_s:.0f} s")
         return _good("store")
 
-    def _map(self) -> CheckView:
+    def map_left(self) -> CheckView:
+        """Whether the store's map has room for more than what goes on."""
         sizes = self._gateway.store.sizes()
         left = sizes.map_bytes - sizes.used_bytes
         if left < limits.map_left_bytes_min:

@@ -133,7 +133,7 @@ DISK_FREE = Family("otagate_disk_free_bytes", "gauge", "Free on the disk of the 
 DISK_FREE_MIN = Family(
     "otagate_disk_free_min_bytes",
     "gauge",
-    "Below it uploads and new batches are refused (configuration).",
+    "Below it uploads, new batches and bulk registrations are refused (configuration).",
     unit="bytes",
 )
 FDS = Family("otagate_open_fds", "gauge", "File descriptors in use.")

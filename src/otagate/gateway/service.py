@@ -50,7 +50,6 @@ from otagate.upgrade import validation, waiting
 from otagate.upgrade.model import BatchStatus, State
 
 if TYPE_CHECKING:
-    from otagate.gateway.server import Gateway
     from otagate.store.blobs import Blobs, Upload
 
 T = TypeVar("T")
@@ -62,10 +61,6 @@ class Service(FleetService):
 
     What changes something takes `by`: who asks. It is told to the audit log in the same commit.
     """
-
-    def __init__(self, gateway: "Gateway", blobs: "Blobs") -> None:
-        super().__init__(gateway)
-        self._blobs = blobs
 
     # -- the process -----------------------------------------------------------------------------
 
@@ -123,6 +118,7 @@ class Service(FleetService):
         )
         await self._product(checked.product)
         await self._check_free(checked)
+        self._check_room()
         async with self._blobs.upload(limits.image_bytes_max) as upload:
             yield FirmwareUpload(self, self._blobs, upload, checked, by)
 
@@ -206,7 +202,7 @@ class Service(FleetService):
         firmware = await self._store.get_firmware(request.firmware)
         if firmware is None:
             raise Invalid(f"there is no firmware {request.firmware!r}", field="firmware")
-        self._blobs.check_room()
+        self._check_room()
 
         def wrap(change: records.Change) -> records.Change:
             return by.wrap(change, self._now_ms(), "batch.create", _note_batch, _batch)

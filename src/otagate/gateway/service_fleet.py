@@ -2,9 +2,9 @@
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from otagate.errors import Invalid, NotFound, RequestError
+from otagate.errors import Invalid, NoRoom, NotFound, RequestError
 from otagate.gateway.acts import GATEWAY, Act, Note, noting
 from otagate.gateway.service_operators import OperatorsService
 from otagate.gateway.service_operators import number_of_cursor as _number
@@ -24,6 +24,10 @@ from otagate.store.operators import AuditNote
 from otagate.times import rfc3339
 from otagate.upgrade import validation
 
+if TYPE_CHECKING:
+    from otagate.gateway.server import Gateway
+    from otagate.store.blobs import Blobs
+
 T = TypeVar("T")
 
 SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets a short page with a cursor
@@ -31,6 +35,17 @@ SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets 
 
 class FleetService(OperatorsService):
     """See the module; the base of service.Service."""
+
+    def __init__(self, gateway: "Gateway", blobs: "Blobs") -> None:
+        super().__init__(gateway)
+        self._blobs = blobs
+
+    def _check_room(self) -> None:
+        """Before what takes much: NoRoom on a disk or in a map that is about to be full."""
+        self._blobs.check_room()
+        map_check = self._gateway.health.map_left()
+        if not map_check.ok:
+            raise NoRoom(map_check.message)
 
     # -- products --------------------------------------------------------------------------------
 
@@ -88,7 +103,8 @@ class FleetService(OperatorsService):
         *,
         by: Act = GATEWAY,
     ) -> list[RegistrationResult]:
-        """One slice of a bulk registration: a result for each line. NotFound: there is no such product."""
+        """One slice of a bulk registration: a result for each line. NotFound: no such product. NoRoom."""
+        self._check_room()
         results: dict[int, RegistrationResult] = {}
         accepted: list[tuple[int, records.NewDevice]] = []
         for line, request in enumerate(requests, first_line):

@@ -116,7 +116,11 @@ class Blobs:
     def _place(self, incoming: Path, path: Path) -> None:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(self._images)
+            try:
+                _sync_folder(self._images)
+            except OSError:
+                path.parent.rmdir()  # or the next image of this folder would believe that it is on the disk
+                raise
         # Also over a file of that name: these bytes were hashed just now, those a year ago.
         incoming.replace(path)
         _sync_folder(path.parent)
@@ -136,7 +140,7 @@ class Blobs:
             del self._pending[sha256]
 
     async def unlink_if_unused(self, sha256: str) -> bool:
-        """Unlink an image that no record names (any more); False if one does, or may soon."""
+        """Unlink an image that no record names (any more); False if one does, may soon, or the disk fails."""
         async with self._moving:
             return await self._unlink_if_unused(sha256)
 
@@ -145,7 +149,12 @@ class Blobs:
             return False
         if sha256 in self._pending:
             return False
-        await trio.to_thread.run_sync(partial(self.path(sha256).unlink, missing_ok=True))
+        path = self.path(sha256)
+        try:
+            await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+        except OSError as error:  # it takes room until the next start sweeps it, and that is all
+            log.warning("image_not_unlinked", path=str(path), error=error)
+            return False
         return True
 
     async def sweep(self, referenced: Set[str]) -> int:
@@ -204,6 +213,7 @@ class Upload:
         await self._on_disk(partial(self._write, piece))
 
     def _write(self, piece: bytearray) -> None:
+        self._blobs.check_room()  # for each piece: what others write meanwhile counts, too
         self._hasher.update(piece)
         rest = memoryview(piece)
         while rest:

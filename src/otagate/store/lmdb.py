@@ -97,8 +97,12 @@ class _Lock:
                 f"{data_dir} is in use by another otagate (process {owner or 'unknown'}); "
                 "stop that one, or give this one another --data"
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
     def release(self) -> None:
         os.close(self._descriptor)
@@ -126,14 +130,15 @@ class _Reserve:
         """Take the room (again) when there is enough of it."""
         if self._path.exists() or _free_bytes(self._path.parent) < 2 * self._size:
             return
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, self._size)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, self._size)
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
             log.warning("reserve_not_kept", path=str(self._path), error=error)
-        finally:
-            os.close(descriptor)
 
 
 def check_schema(environment: lmdb.Environment, path: Path) -> int:

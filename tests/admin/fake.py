@@ -103,6 +103,7 @@ class FakeService:
         self.webhooks: dict[str, operators.WebhookView] = {}
         self.tokens: dict[str, operators.TokenView] = {}
         self.products: dict[str, views.ProductView] = {}
+        self.keys: list[views.SigningKeyView] = []
         self.devices: dict[tuple[str, str], views.DeviceView] = {}
         self.firmware: dict[str, views.FirmwareView] = {}
         self.batches: dict[str, views.BatchView] = {}
@@ -194,6 +195,33 @@ class FakeService:
         if any(product == key for product, _ in self.devices):
             raise Conflict("The product has devices.")
         del self.products[key]
+
+    async def update_product(
+        self, key: str, request: views.UpdateProductRequest, *, by: Any = None
+    ) -> views.ProductView:
+        old = asdict(await self.get_product(key))
+        self.products[key] = views.ProductView(**old | {"require_signature": request.require_signature})
+        return self.products[key]
+
+    async def list_signing_keys(self, product: str, **filters: Any) -> views.Page[views.SigningKeyView]:
+        await self.get_product(product)
+        return self._page("list_signing_keys", self.keys, **filters)
+
+    async def add_signing_key(
+        self, product: str, request: views.AddSigningKeyRequest, *, by: Any = None
+    ) -> views.SigningKeyView:
+        await self.get_product(product)
+        if any(key.public_key == request.public_key for key in self.keys):
+            raise Conflict("The product has this key.", field="public_key")
+        self.keys.append(
+            views.SigningKeyView(f"{len(self.keys):016}", request.name, request.public_key, NOW, None)
+        )
+        return self.keys[-1]
+
+    async def revoke_signing_key(self, product: str, id: str, *, by: Any = None) -> None:
+        await self.get_product(product)
+        if all(key.id != id for key in self.keys):
+            raise NotFound("No such key.")
 
     # -- devices
 

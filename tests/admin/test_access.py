@@ -26,6 +26,9 @@ DAY_S = 86_400
 WRITES = {
     "create_product": "admin",
     "delete_product": "admin",
+    "update_product": "admin",
+    "add_signing_key": "admin",
+    "revoke_signing_key": "admin",
     "register": "operator",
     "rename_device": "operator",
     "delete_device": "operator",

@@ -32,6 +32,9 @@ HAPPY: list[tuple[str, str, Any, int, dict[str, Any]]] = [
     ("POST", f"{V1}/products", {"key": "lock", "name": "Lock"}, 201, {"key": "lock", "auth": "secret"}),
     ("GET", f"{V1}/products", None, 200, {"next": None}),
     ("GET", f"{V1}/products/lamp", None, 200, {"key": "lamp", "name": "Lamp"}),
+    ("PATCH", f"{V1}/products/lamp", {"require_signature": True}, 200, {"require_signature": True}),
+    ("GET", f"{V1}/products/lamp/signing-keys", None, 200, {"next": None}),
+    ("POST", f"{V1}/products/lamp/signing-keys", {"public_key": "pem"}, 201, {"public_key": "pem"}),
     ("POST", DEVICES, {"identifier": "d2"}, 201, {"identifier": "d2", "name": "d2", "secret": SECRET}),
     ("GET", DEVICES, None, 200, {"next": None}),
     ("GET", f"{DEVICES}/d1", None, 200, {"identifier": "d1", "active": False}),
@@ -82,11 +85,13 @@ async def test_happy(
         (f"{V1}/products/lock", 404),
         (f"{V1}/firmware/f2", 404),
         (f"{V1}/tokens/t1", 405),
+        (f"{V1}/products/lamp/signing-keys/{0:016}", 405),
     ],
 )
 async def test_delete(client: Client, path: str, then: int) -> None:
     await client.post(f"{V1}/products", json={"key": "lock", "name": "Lock"})
     await client.post(UPLOAD, content=b"abc")
+    await client.post(f"{V1}/products/lamp/signing-keys", json={"public_key": "pem"})
     response = await client.delete(path)
     assert (response.status_code, response.content) == (204, b"")
     assert "content-type" not in response.headers
@@ -224,6 +229,7 @@ def test_every_operation_is_tried() -> None:
     tried |= {("DELETE", path) for path in (f"{V1}/products/{{key}}", f"{V1}/firmware/{{id}}")}
     tried |= {("DELETE", f"{V1}/products/{{key}}/devices/{{identifier}}")}
     tried |= {("DELETE", f"{V1}/tokens/{{id}}"), ("DELETE", f"{V1}/webhooks/{{id}}")}
+    tried |= {("DELETE", f"{V1}/products/{{key}}/signing-keys/{{id}}")}
     tried |= {("DELETE", f"{V1}/session"), ("GET", f"{V1}/session")}
     tried |= {("GET", "/"), ("GET", f"{V1}/firmware/{{id}}/content")}  # test_front_page, test_images
     tried |= {("GET", f"{V1}/events")}  # test_events
@@ -277,7 +283,8 @@ async def test_content_type(client: Client, content_type: str | None, status: in
 
 
 async def test_filters_reach_the_service(client: Client, service: FakeService) -> None:
-    query = "q=a%20b&version=1&active=true&connection=online&eligible_for=f1&limit=7&cursor=c1"
+    query = "q=a%20b&version=1&active=true&connection=online&eligible_for=f1&allow_rollback=true"
+    query += "&limit=7&cursor=c1"
     assert (await client.get(f"{DEVICES}?{query}")).status_code == 200
     assert service.calls[-1] == (
         "list_devices",
@@ -287,6 +294,7 @@ async def test_filters_reach_the_service(client: Client, service: FakeService) -
             "active": True,
             "connection": "online",
             "eligible_for": "f1",
+            "allow_rollback": True,
             "cursor": "c1",
             "limit": 7,
         },
@@ -300,6 +308,7 @@ async def test_filters_reach_the_service(client: Client, service: FakeService) -
             "active": None,
             "connection": None,
             "eligible_for": None,
+            "allow_rollback": False,
             "cursor": None,
             "limit": limits.page_items_default,
         },

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.gateway.harness import SECRET
 
 from .operators import V1, Surface, error_of, surface
 
+VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "signing.json").read_text("utf-8"))
 LAMP = f"{V1}/products/lamp"
 BATCH = {
     "firmware": "f1",
@@ -37,6 +39,22 @@ ACTIONS: dict[str, tuple[str, str, Any, str, str, dict[str, Any]]] = {
         {"name": "Fan", "auth": "secret"},
     ),
     "delete_product": ("DELETE", f"{V1}/products/empty", None, "product.delete", "empty", {}),
+    "update_product": (
+        "PATCH",
+        LAMP,
+        {"require_signature": False},
+        "product.update",
+        "lamp",
+        {"require_signature": False},
+    ),
+    "add_signing_key": (
+        "POST",
+        f"{LAMP}/signing-keys",
+        {"public_key": VECTOR["public_key"], "name": "release"},
+        "signing_key.add",
+        "lamp",
+        {"key": VECTOR["key"], "name": "release"},
+    ),
     "register": (
         "POST",
         f"{LAMP}/devices",
@@ -97,7 +115,7 @@ ACTIONS: dict[str, tuple[str, str, Any, str, str, dict[str, Any]]] = {
     ),
 }
 #: Tested one by one below, or of no effect.
-OTHERS = {"upload", "abort_batch", "delete_webhook", "test_webhook", "log_out"}
+OTHERS = {"revoke_signing_key", "upload", "abort_batch", "delete_webhook", "test_webhook", "log_out"}
 
 
 def test_every_operation_that_changes_something_is_here() -> None:

@@ -62,7 +62,8 @@ def parameters(document: dict[str, Any], path: str, method: str) -> dict[str, An
 async def test_query_parameters(document: dict[str, Any]) -> None:
     found = parameters(document, f"{V1}/products/{{key}}/devices", "get")
     assert found.keys() == {
-        "key", "q", "version", "active", "connection", "eligible_for", "cursor", "limit"
+        "key", "q", "version", "active", "connection", "eligible_for", "allow_rollback",
+        "cursor", "limit"
     }  # fmt: skip
     assert found["key"]["in"] == "path"
     assert found["limit"]["schema"] == {

@@ -14,6 +14,7 @@ class Device(NamedTuple):
 class Firmware(NamedTuple):
     product: str = "lamp"
     version: str = "2.0"
+    not_before: tuple[str, ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,24 @@ class Firmware(NamedTuple):
 )
 def test_reason(device: Device | None, has_open_upgrade: bool, reason: str | None) -> None:
     assert ineligible_reason(device, Firmware(), has_open_upgrade) == reason
+
+
+@pytest.mark.parametrize(
+    ("version", "not_before", "rollback"),
+    [
+        ("1.0", (), False),
+        ("1.0", ("0.9", "1.0"), False),
+        ("3.0", ("0.9", "1.0"), True),
+        ("1.0 ", ("1.0",), True),
+    ],
+)
+def test_a_rollback_is_what_the_signer_did_not_name(
+    version: str, not_before: tuple[str, ...], rollback: bool
+) -> None:
+    device, firmware = Device(version=version), Firmware(not_before=not_before)
+    assert ineligible_reason(device, firmware, False) == (Reason.ROLLBACK if rollback else None)
+    assert ineligible_reason(device, firmware, False, allow_rollback=True) is None
+    assert ineligible_reason(device, firmware, True, allow_rollback=True) == Reason.UPGRADE_NOT_ENDED
 
 
 def test_every_reason_has_a_sentence() -> None:

@@ -26,10 +26,24 @@ DEVICE_SAMPLES: dict[str, dict[str, Any]] = {
     "version": {"version": "~" * 100},
     "check": {},
 }
+SIGNATURE = {
+    "key": "0123456789abcdef",
+    "value": "A" * 86 + "==",
+    "name": "灯-2.0",
+    "expires": 2**31,
+    "not_before": "1.0 1.1",
+}
 GATEWAY_SAMPLES: dict[str, dict[str, Any]] = {
     "challenge": {"nonce": "0" * 32, "protocol": [1]},
     "welcome": {"server_time": 1, "heartbeat_s": 60, "mac": "0" * 64},
-    "upgrade": {**ATTEMPT, "policy": "silent", "firmware": OFFER, "timeout_s": 60, "expires_at": 2**53 - 1},
+    "upgrade": {
+        **ATTEMPT,
+        "policy": "silent",
+        "firmware": OFFER | {"signature": SIGNATURE},
+        "timeout_s": 60,
+        "expires_at": 2**53 - 1,
+        "allow_rollback": True,
+    },
     "cancel": {**ATTEMPT, "reason": "timed_out"},
     "ack": {"id": "x"},
     "error": {"transfer": 1, "code": "not_found", "message": "m", "field": "firmware", "retry_after_s": 1},

@@ -52,6 +52,22 @@ async def delete_product(call: Call[NoQuery, None]) -> None:
     await call.service.delete_product(call.path["key"], by=call.by)
 
 
+async def update_product(call: Call[NoQuery, views.UpdateProductRequest]) -> views.ProductView:
+    return await call.service.update_product(call.path["key"], call.body, by=call.by)
+
+
+async def list_signing_keys(call: Call[queries.PageQuery, None]) -> views.Page[views.SigningKeyView]:
+    return await call.service.list_signing_keys(call.path["key"], **asdict(call.query))
+
+
+async def add_signing_key(call: Call[NoQuery, views.AddSigningKeyRequest]) -> views.SigningKeyView:
+    return await call.service.add_signing_key(call.path["key"], call.body, by=call.by)
+
+
+async def revoke_signing_key(call: Call[NoQuery, None]) -> None:
+    await call.service.revoke_signing_key(call.path["key"], call.path["id"], by=call.by)
+
+
 # -- devices ----------------------------------------------------------------------------------------
 
 

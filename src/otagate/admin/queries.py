@@ -49,6 +49,9 @@ class DevicesQuery(Struct, frozen=True):
     eligible_for: Annotated[
         str | None, Meta(description="Only devices that a batch of the firmware with this id could take.")
     ] = None
+    allow_rollback: Annotated[
+        bool, Meta(description="With eligible_for: of a batch that allows rollback.")
+    ] = False
     cursor: Cursor = None
     limit: Limit = limits.page_items_default
 

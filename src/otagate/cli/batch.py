@@ -67,6 +67,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     create.add_argument(
         "--retry-interval-minutes", type=whole_number, metavar="N", help="required with retries"
     )
+    create.add_argument(
+        "--allow-rollback", action="store_true", help="also on versions that the signature does not name"
+    )
 
     listing = actions.add("list", "batches, the newest first", _list)
     for name in ("firmware", "product", "status"):
@@ -100,6 +103,8 @@ def _create(gateway: api.Api, arguments: argparse.Namespace) -> int:
     names = ("firmware", "validity_days", "policy", "timeout_minutes", "retries", "retry_interval_minutes")
     body: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     body = {name: value for name, value in body.items() if value is not None}
+    if arguments.allow_rollback:
+        body["allow_rollback"] = True
     body |= {"range": "directed", "devices": identifiers} if directed else {"range": "all"}
     output.write_record(gateway.call("POST", api.path("batches"), body=body), as_json=arguments.json)
     return Exit.OK

@@ -27,6 +27,7 @@ COLUMNS: "list[Column]" = [
     ("size", "size"),
     ("MD5", "md5"),
     ("description", "description"),
+    ("signed by", "signature.key"),
     ("created", "created_at"),
 ]
 

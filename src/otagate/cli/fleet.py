@@ -17,6 +17,7 @@ from otagate.cli.exits import CommandError, Exit
 if TYPE_CHECKING:
     from otagate.sdk.effects import Note
     from otagate.sdk.simulation import Drops
+    from otagate.sdk.trust import Trust
 
 OPENINGS_PER_SECOND = 1000  # connections that one process opens: more would only queue in the kernel
 
@@ -47,6 +48,7 @@ class Behaviour:
     context: ssl.SSLContext | None = None
     seed: str | None = None
     stop_when_refused: bool = False
+    trust: "Trust | None" = None
 
 
 async def run_fleet(fleet: Iterable[Identity], behaviour: Behaviour, observe: Observe | None = None) -> None:
@@ -74,7 +76,14 @@ async def _run_device(
     cap_s = behaviour.back_off_cap_s
     client = Client(
         identity.url,
-        Agent(identity.product, identity.identifier, identity.secret, identity.version, deaf=deaf),
+        Agent(
+            identity.product,
+            identity.identifier,
+            identity.secret,
+            identity.version,
+            trust=behaviour.trust,
+            deaf=deaf,
+        ),
         SimulatedDevice(
             identity.version,
             choose_s=behaviour.choose_s,

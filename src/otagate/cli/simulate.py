@@ -63,6 +63,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--cert", type=Path, metavar="FILE", help="the devices' certificate for wss:// and tls://"
     )
     how.add_argument("--key", type=Path, metavar="FILE", help="its private key")
+    how.add_argument(
+        "--trust",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="public key: take only firmware that it has signed; may be repeated",
+    )
     how.add_argument("--seed", help="makes every delay repeatable")
     parser.add_argument("--quiet", action="store_true", help="only warnings")
     parser.set_defaults(run=run)
@@ -147,7 +154,12 @@ def _behaviour(arguments: argparse.Namespace, *, single: bool) -> "Behaviour":
     from otagate.cli.fleet import Behaviour
     from otagate.sdk.simulation import Drops
 
-    drops = context = None
+    drops = context = trust = None
+    if arguments.trust:
+        from otagate.cli.signing import read_public_key
+        from otagate.sdk.trust import Trust
+
+        trust = Trust([read_public_key(path) for path in arguments.trust])
     if arguments.drop_every is not None:
         try:
             drops = Drops.parse(arguments.drop_every)
@@ -177,6 +189,7 @@ def _behaviour(arguments: argparse.Namespace, *, single: bool) -> "Behaviour":
         context=context,
         seed=arguments.seed,
         stop_when_refused=single,
+        trust=trust,
     )
 
 

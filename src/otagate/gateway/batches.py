@@ -84,7 +84,7 @@ class Batches:
         nobody is eligible, or a named device is not (with the reason for each in `details`)."""
         chosen: Sequence[int] = ()
         if parameters.range is Range.DIRECTED:
-            chosen = await self._chosen(firmware, parameters.devices)
+            chosen = await self._chosen(firmware, parameters)
         begin = BeginBatch(
             firmware=firmware.id,
             selection=parameters.range.label,
@@ -94,6 +94,8 @@ class Batches:
             retries=parameters.retries,
             retry_interval_minutes=parameters.retry_interval_minutes or None,
             at_ms=self._upgrades.clock.now_ms(),
+            allow_rollback=parameters.allow_rollback,
+            wall_step_ms=self._upgrades.clock.step_ms,
         )
         # From here on the batch is in the store: it is opened or undone, whatever becomes of who asked.
         with trio.CancelScope(shield=True):
@@ -103,7 +105,7 @@ class Batches:
             if parameters.range is Range.DIRECTED:
                 await claims.add(chosen, self._upgrades.clock.now_ms())
             else:
-                await self._claim_all(firmware, claims)
+                await self._claim_all(firmware, claims, parameters.allow_rollback)
             await claims.finish()
             refused = await self._refusal(firmware, parameters, roster)
             if refused is not None:
@@ -118,11 +120,13 @@ class Batches:
         log.info("batch_opened", batch=batch.id, firmware=firmware.id, total=view.counts.total)
         return view
 
-    async def _claim_all(self, firmware: Firmware, claims: "_Claims") -> None:
+    async def _claim_all(self, firmware: Firmware, claims: "_Claims", allow_rollback: bool) -> None:
         after: int | None = 0
         while after is not None:
             # a reader thread selects the next devices while the writer is at the slices before
-            numbers, after = await self._store.eligible_numbers(firmware.id, after=after)
+            numbers, after = await self._store.eligible_numbers(
+                firmware.id, after=after, allow_rollback=allow_rollback
+            )
             await claims.add(numbers, self._upgrades.clock.now_ms())
             await trio.lowlevel.checkpoint()
 
@@ -137,7 +141,7 @@ class Batches:
             return None
         # a device that was eligible a moment ago is not any more: say which and why
         try:
-            await self._chosen(firmware, parameters.devices, besides=roster)
+            await self._chosen(firmware, parameters, besides=roster)
         except Invalid as refused:
             return refused
         return Invalid("a named device is not eligible any more; try again", field="devices")
@@ -147,18 +151,21 @@ class Batches:
             await trio.lowlevel.checkpoint()
 
     async def _chosen(
-        self, firmware: Firmware, identifiers: Sequence[str], besides: Roster | None = None
+        self, firmware: Firmware, parameters: BatchParameters, besides: Roster | None = None
     ) -> list[int]:
         """The numbers of the named devices, ascending; Invalid if any of them is not eligible.
 
         `besides`: members that this very batch has claimed, which an open upgrade does not rule out.
         """
+        identifiers = parameters.devices
         numbers: list[int] = []
         refused: list[dict[str, str]] = []
         count = 0
         for at in range(0, len(identifiers), limits.slice_devices):
             part = identifiers[at : at + limits.slice_devices]
-            reasons = await self._store.ineligible_reasons(firmware.id, part)
+            reasons = await self._store.ineligible_reasons(
+                firmware.id, part, allow_rollback=parameters.allow_rollback
+            )
             for name, (number, reason) in zip(part, reasons, strict=True):
                 if besides is not None and number in besides:
                     continue

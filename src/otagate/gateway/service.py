@@ -14,8 +14,9 @@ from otagate.errors import Conflict, Invalid
 from otagate.gateway.acts import GATEWAY, Act
 from otagate.gateway.events import Subscription, subscribe
 from otagate.gateway.metrics import collect
-from otagate.gateway.service_fleet import SCANS_MAX, FleetService, as_is, the
+from otagate.gateway.service_fleet import SCANS_MAX, as_is, the
 from otagate.gateway.service_operators import number_of_cursor as _number
+from otagate.gateway.service_signed import SignedService, signature_of
 from otagate.gateway.upgrades import number_of
 from otagate.gateway.views import (
     BatchFirmware,
@@ -38,13 +39,16 @@ from otagate.gateway.views import (
     RegistrationResult,
     RenameDeviceRequest,
     RetriesView,
+    SignatureView,
     TimelineView,
     UpgradeDetails,
     UpgradeView,
 )
 from otagate.openmetrics import Sample
+from otagate.signing.manifest import SignedManifest
 from otagate.store import interface as records
 from otagate.store.operators import AuditNote
+from otagate.store.signed import FirmwareSignature
 from otagate.times import rfc3339
 from otagate.upgrade import validation, waiting
 from otagate.upgrade.model import BatchStatus, State
@@ -56,7 +60,7 @@ T = TypeVar("T")
 Label = TypeVar("Label", State, BatchStatus)
 
 
-class Service(FleetService):
+class Service(SignedService):
     """See the module. One per gateway.
 
     What changes something takes `by`: who asks. It is told to the audit log in the same commit.
@@ -115,12 +119,13 @@ class Service(FleetService):
             version=validation.check_firmware_version(metadata.version),
             file_name=validation.check_file_name(metadata.file_name),
             description=validation.check_firmware_description(metadata.description),
+            signature=metadata.signature,
         )
-        await self._product(checked.product)
+        signed = await self._check_signature(checked)
         await self._check_free(checked)
         self._check_room()
         async with self._blobs.upload(limits.image_bytes_max) as upload:
-            yield FirmwareUpload(self, self._blobs, upload, checked, by)
+            yield FirmwareUpload(self, self._blobs, upload, checked, signed, by)
 
     async def _check_free(self, metadata: FirmwareMetadata) -> None:
         """As AddFirmware will judge inside its commit; earlier, so that no bytes are sent for nothing."""
@@ -144,9 +149,16 @@ class Service(FleetService):
             raise Invalid(text, field="product")
 
     async def add_firmware(
-        self, metadata: FirmwareMetadata, size: int, md5: str, sha256: str, *, by: Act = GATEWAY
+        self,
+        metadata: FirmwareMetadata,
+        size: int,
+        md5: str,
+        sha256: str,
+        *,
+        signed: SignedManifest | None = None,
+        by: Act = GATEWAY,
     ) -> FirmwareView:
-        """The record of bytes that are in the blobs."""
+        """The record of bytes that are in the blobs. `signed`: checked, all but whether it fits the bytes."""
         change = records.AddFirmware(
             product=metadata.product,
             name=metadata.name,
@@ -157,6 +169,8 @@ class Service(FleetService):
             md5=md5,
             sha256=sha256,
             at_ms=self._now_ms(),
+            signature=None if signed is None else signature_of(signed, size, md5, sha256),
+            wall_step_ms=self._gateway.clock.step_ms,
         )
         return await self._act(by, "firmware.add", _note_firmware, change, _firmware)
 
@@ -198,6 +212,7 @@ class Service(FleetService):
             retries=request.retries,
             retry_interval_minutes=request.retry_interval_minutes,
             devices=request.devices,
+            allow_rollback=request.allow_rollback,
         )
         firmware = await self._store.get_firmware(request.firmware)
         if firmware is None:
@@ -334,12 +349,19 @@ class FirmwareUpload:
     """The bytes of one firmware on their way. Nothing remains of it unless `finish` returns."""
 
     def __init__(
-        self, service: Service, blobs: "Blobs", upload: "Upload", metadata: FirmwareMetadata, by: Act
+        self,
+        service: Service,
+        blobs: "Blobs",
+        upload: "Upload",
+        metadata: FirmwareMetadata,
+        signed: SignedManifest | None,
+        by: Act,
     ) -> None:
         self._service = service
         self._blobs = blobs
         self._upload = upload
         self._metadata = metadata
+        self._signed = signed
         self._by = by
 
     async def write(self, data: bytes) -> None:
@@ -353,7 +375,7 @@ class FirmwareUpload:
             self._by.repeatable.content = image.sha256
         try:
             return await self._service.add_firmware(
-                self._metadata, image.size, image.md5, image.sha256, by=self._by
+                self._metadata, image.size, image.md5, image.sha256, signed=self._signed, by=self._by
             )
         finally:
             await self._blobs.release(image.sha256)
@@ -361,12 +383,17 @@ class FirmwareUpload:
 
 def _note_firmware(firmware: records.Firmware) -> AuditNote:
     details = {"product": firmware.product, "name": firmware.name, "version": firmware.version}
-    return AuditNote(firmware.id, details | {"sha256": firmware.sha256})
+    details["sha256"] = firmware.sha256
+    if firmware.signature is not None:
+        details["key"] = firmware.signature.key
+    return AuditNote(firmware.id, details)
 
 
 def _note_batch(view: records.BatchView) -> AuditNote:
     batch = view.batch
     details = {"product": batch.product, "firmware": batch.firmware_id, "devices": view.counts.total}
+    if batch.allow_rollback:
+        details["allow_rollback"] = True
     return AuditNote(batch.id, details)
 
 
@@ -394,6 +421,17 @@ def _firmware(firmware: records.Firmware) -> FirmwareView:
         md5=firmware.md5,
         sha256=firmware.sha256,
         created_at=rfc3339(firmware.created_at_ms) or "",
+        signature=_signature(firmware.signature),
+    )
+
+
+def _signature(signature: FirmwareSignature | None) -> SignatureView | None:
+    if signature is None:
+        return None
+    return SignatureView(
+        key=signature.key,
+        expires_at=rfc3339(signature.expires * 1000) or "",
+        not_before=list(signature.not_before),
     )
 
 
@@ -419,6 +457,7 @@ def _batch(view: records.BatchView) -> BatchView:
         ended_at=rfc3339(batch.ended_at_ms),
         status=batch.status.label,
         counts=CountsView(**view.counts.as_dict()),
+        allow_rollback=batch.allow_rollback,
     )
 
 

@@ -58,7 +58,7 @@ class FleetService(OperatorsService):
             at_ms=self._now_ms(),
         )
         note = noting(change.key, name=change.name, auth=change.auth)
-        return await self._act(by, "product.create", note, change, _product)
+        return await self._act(by, "product.create", note, change, view_of_product)
 
     async def list_products(self, *, cursor: str | None, limit: int) -> Page[ProductView]:
         """In the order of creation."""
@@ -67,11 +67,11 @@ class FleetService(OperatorsService):
         found = [product for product in found if product.number > after]
         more = len(found) > limit
         found = found[:limit]
-        return Page([_product(product) for product in found], str(found[-1].number) if more else None)
+        return Page([view_of_product(product) for product in found], str(found[-1].number) if more else None)
 
     async def get_product(self, key: str) -> ProductView:
         """NotFound."""
-        return _product(await self._product(key))
+        return view_of_product(await self._product(key))
 
     async def delete_product(self, key: str, *, by: Act = GATEWAY) -> None:
         """NotFound; Conflict while it has devices or firmware."""
@@ -135,6 +135,7 @@ class FleetService(OperatorsService):
         active: bool | None,
         connection: str | None,
         eligible_for: str | None,
+        allow_rollback: bool = False,
         cursor: str | None,
         limit: int,
     ) -> Page[DeviceView]:
@@ -153,7 +154,9 @@ class FleetService(OperatorsService):
             if after is None or room <= 0:
                 break
             if eligible_for is not None:
-                page = await self._store.scan_eligible(eligible_for, after=after, limit=room, query=q)
+                page = await self._store.scan_eligible(
+                    eligible_for, after=after, limit=room, query=q, allow_rollback=allow_rollback
+                )
             else:
                 page = await self._store.scan_devices(product, after=after, limit=room, query=q)
             after = page.next
@@ -281,6 +284,12 @@ def _error(error: RequestError) -> ErrorView:
     return ErrorView(code=error.code, message=error.message, field=error.field)
 
 
-def _product(product: records.Product) -> ProductView:
-    created_at = rfc3339(product.created_at_ms) or ""
-    return ProductView(key=product.key, name=product.name, auth=product.auth, created_at=created_at)
+def view_of_product(product: records.Product) -> ProductView:
+    """A product as operators see it."""
+    return ProductView(
+        key=product.key,
+        name=product.name,
+        auth=product.auth,
+        created_at=rfc3339(product.created_at_ms) or "",
+        require_signature=product.require_signature,
+    )

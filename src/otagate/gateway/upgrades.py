@@ -26,6 +26,7 @@ from otagate.gateway.clock import Clock
 from otagate.gateway.entries import Again, Answer, Decision, DeviceEntry, Ending
 from otagate.gateway.in_progress import NO_RULES, BatchInProgress
 from otagate.gateway.journal import Journal
+from otagate.gateway.offers import upgrade_message
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.progress import ProgressReports
 from otagate.gateway.tables import Presence, Roster
@@ -45,7 +46,7 @@ from otagate.upgrade import states
 from otagate.upgrade.effects import Ack, Cancel, Effect, RefuseUnknown, SendUpgrade, StopTransfer
 from otagate.upgrade.effects import CancelReason as Reason
 from otagate.upgrade.events import Event, PushTurn
-from otagate.upgrade.model import RUNNING_STATES, BatchStatus, Policy, Row, Rules, State
+from otagate.upgrade.model import RUNNING_STATES, BatchStatus, Row, Rules, State
 from otagate.wire import messages
 from otagate.wire.constants import CancelReason, ErrorCode
 
@@ -553,26 +554,6 @@ class Upgrades:
             self.rows.pop(device, None)
             self._dirty.pop(device, None)
         self._free_slot(device)
-
-
-def upgrade_message(batch: Batch, attempt: int, chunk_bytes: int, answer: str | None) -> messages.Upgrade:
-    """The upgrade message of one attempt of a batch. Times in it are Unix seconds."""
-    return messages.Upgrade(
-        batch=batch.id,
-        attempt=attempt,
-        policy="silent" if batch.policy == Policy.SILENT else "standard",
-        firmware=messages.FirmwareOffer(
-            id=batch.firmware_id,
-            version=batch.firmware_version,
-            size=batch.firmware_size,
-            md5=batch.firmware_md5,
-            sha256=batch.firmware_sha256,
-            chunk_size=chunk_bytes,
-        ),
-        timeout_s=batch.timeout_minutes * 60,
-        expires_at=batch.expires_at_ms // 1000,
-        id=answer,
-    )
 
 
 def number_of(batch_id: str) -> int:

@@ -25,6 +25,17 @@ class ProductView(Struct, frozen=True):
     name: str
     auth: str
     created_at: str
+    require_signature: bool = False
+
+
+class SigningKeyView(Struct, frozen=True):
+    """A key that a product's firmware may be signed with; `public_key` in PEM. See docs/signing.md."""
+
+    id: str
+    name: str
+    public_key: str
+    created_at: str
+    revoked_at: str | None
 
 
 class DeviceView(Struct, frozen=True):
@@ -63,6 +74,14 @@ class ErrorView(Struct, frozen=True, omit_defaults=True):
     field: str | None = None
 
 
+class SignatureView(Struct, frozen=True):
+    """The signature of a firmware: by which key, and what its manifest says. See docs/signing.md."""
+
+    key: str
+    expires_at: str
+    not_before: list[str]
+
+
 class FirmwareView(Struct, frozen=True):
     """A firmware record. `size` in bytes, digests in lower-case hex."""
 
@@ -76,6 +95,7 @@ class FirmwareView(Struct, frozen=True):
     md5: str
     sha256: str
     created_at: str
+    signature: SignatureView | None = None
 
 
 class BatchFirmware(Struct, frozen=True):
@@ -124,6 +144,7 @@ class BatchView(Struct, frozen=True):
     ended_at: str | None
     status: str
     counts: CountsView
+    allow_rollback: bool = False
 
 
 class RetriesView(Struct, frozen=True):
@@ -257,6 +278,19 @@ class CreateProductRequest(Struct, frozen=True, forbid_unknown_fields=True):
     auth: str = "secret"
 
 
+class UpdateProductRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH /products/{key}. `require_signature`: no firmware and no batch without a good signature."""
+
+    require_signature: bool
+
+
+class AddSigningKeyRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /products/{key}/signing-keys. `public_key`: Ed25519 in PEM."""
+
+    public_key: str
+    name: str = ""
+
+
 class RegisterDeviceRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """POST /products/{key}/devices. `name` defaults to the identifier, `secret` is generated when absent."""
 
@@ -282,13 +316,15 @@ class CreateBatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
     retries: int
     devices: list[str] | None = None
     retry_interval_minutes: int | None = None
+    allow_rollback: bool = False
 
 
 class FirmwareMetadata(Struct, frozen=True):
-    """The query of POST /firmware."""
+    """The query of POST /firmware. `signature`: the text of a signature file."""
 
     product: str
     name: str
     version: str
     file_name: str
     description: str = ""
+    signature: str = ""

@@ -17,10 +17,11 @@ but the device's own failure stops it. Rules: docs/upgrades.md, messages: docs/p
 """
 
 import enum
+import hashlib
 import hmac
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from otagate import limits
 from otagate.hashing import xxh32
@@ -41,6 +42,9 @@ from otagate.sdk.effects import (
 )
 from otagate.wire import messages
 from otagate.wire.constants import PROTOCOL_VERSION, TRANSFER_END, ErrorCode
+
+if TYPE_CHECKING:
+    from otagate.sdk.trust import Trust
 
 NEVER = float("inf")
 PERCENT_STEP = 10  # a progress report each 10 % …
@@ -80,7 +84,9 @@ class Link(enum.Enum):
 class Agent:
     """One device: its identity, its running version, its job.
 
-    `deaf` is for simulations: upgrade messages are not acknowledged (remark push_failed).
+    With `trust` it takes signed firmware only (docs/signing.md): what it refuses it reports as failed,
+    verification_failed, before a byte is fetched. `deaf` is for simulations: upgrade messages are not
+    acknowledged (remark push_failed).
     """
 
     __slots__ = (
@@ -95,13 +101,24 @@ class Agent:
         "heartbeat_s",
         "job",
         "product",
+        "trust",
         "version",
     )
 
-    def __init__(self, product: str, device: str, secret: str, version: str, *, deaf: bool = False) -> None:
+    def __init__(
+        self,
+        product: str,
+        device: str,
+        secret: str,
+        version: str,
+        *,
+        trust: "Trust | None" = None,
+        deaf: bool = False,
+    ) -> None:
         self.product = product
         self.device = device
         self.version = version
+        self.trust = trust
         self.deaf = deaf
         self.heartbeat_s = limits.heartbeat_s
         self.job: Job | None = None
@@ -169,6 +186,8 @@ class Agent:
         job.broken_chunks = 0
         job.offset += len(data)
         job.digest.update(data)
+        if job.sha256 is not None:
+            job.sha256.update(data)
         job.due = now + STALL_S
         self._effects.append(Write(job, offset, data))
         if job.offset == job.firmware.size:
@@ -285,6 +304,12 @@ class Agent:
     def _start(self, message: messages.Upgrade, now: float) -> None:
         job = self.job = Job(message.batch, message.attempt, message.firmware)
         self._note("received", batch=job.batch, attempt=job.attempt, version=job.firmware.version)
+        if self.trust is not None:
+            refusal = self.trust.refusal(self.product, self.version, message)
+            if refusal is not None:
+                self._finish(job, now, ("verification_failed", refusal))
+                return
+            job.sha256 = hashlib.sha256()
         if message.policy == "silent":
             self._effects.append(Choose(job))
         else:
@@ -333,6 +358,9 @@ class Agent:
         job.transfer = None
         if job.digest.hexdigest() != job.firmware.md5:
             self._finish(job, now, ("verification_failed", f"MD5 is {job.digest.hexdigest()}"))
+            return
+        if job.sha256 is not None and job.sha256.hexdigest() != job.firmware.sha256:
+            self._finish(job, now, ("verification_failed", f"SHA-256 is {job.sha256.hexdigest()}"))
             return
         self._move(job, Phase.VERIFYING)
         self._report(job, "verifying")

@@ -38,6 +38,7 @@ class Job:
     phase: Phase = Phase.RECEIVED
     offset: int = 0  # bytes that arrived whole and in order
     digest: "_Hash" = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
+    sha256: "_Hash | None" = None  # of a device that checks signatures: MD5 holds off no forger
     transfer: int | None = None  # the running download on this connection
     broken_chunks: int = 0  # in a row
     percent_said: int = 0

@@ -6,8 +6,10 @@ from typing import Any, Final, cast
 from otagate.store import changes_batches as batches
 from otagate.store import changes_fleet as fleet
 from otagate.store import changes_operators as operators
+from otagate.store import changes_signed as signed
 from otagate.store import interface
 from otagate.store import operators as kinds
+from otagate.store import signed as signing
 from otagate.store.draft import Draft
 from otagate.store.interface import Change, Outcome
 from otagate.store.tables import Transaction
@@ -31,6 +33,9 @@ APPLY: Final[dict[type[Any], Callable[[Draft, Any], Any]]] = {
     interface.RewriteSlice: batches.rewrite_slice,
     interface.Transition: batches.transition,
     interface.PutSetting: fleet.put_setting,
+    signing.AddSigningKey: signed.add_signing_key,
+    signing.RevokeSigningKey: signed.revoke_signing_key,
+    signing.RequireSignature: signed.require_signature,
     kinds.AddToken: operators.add_token,
     kinds.RevokeToken: operators.revoke_token,
     kinds.TouchTokens: operators.touch_tokens,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from otagate import limits
 from otagate.errors import Conflict, Invalid, NotFound, RequestError
-from otagate.store import records, tables, telling
+from otagate.store import records, signed, tables, telling
 from otagate.store.draft import Draft
 from otagate.store.interface import (
     Batch,
@@ -64,6 +64,9 @@ def begin_batch(draft: Draft, change: BeginBatch) -> Batch | RequestError:
         return NotFound(f"there is no firmware {change.firmware}", field="firmware")
     product = draft.product(firmware.product)
     assert product is not None, "a product with firmware cannot be deleted"
+    refused = signed.refuse(product, firmware.signature, change.at_ms + change.wall_step_ms, "firmware")
+    if refused is not None:
+        return refused
     draft.saw_time(change.at_ms)
     number = draft.number(BATCH_NUMBERS)
     batch = Batch(
@@ -86,6 +89,8 @@ def begin_batch(draft: Draft, change: BeginBatch) -> Batch | RequestError:
         created_at_ms=change.at_ms,
         expires_at_ms=change.at_ms + change.validity_days * limits.DAY_MS,
         status=BatchStatus.CREATING,
+        signature=firmware.signature,
+        allow_rollback=change.allow_rollback,
     )
     draft.put_batch(batch)
     draft.put_progress(number, 0, 0)
@@ -122,7 +127,8 @@ def claim_devices(draft: Draft, change: ClaimDevices) -> list[int] | RequestErro
         value = devices.get(device_key.pack(product.number, number))
         if value is None:
             continue
-        if ineligible_reason(records.unpack_device(value), firmware, has_open(number)) is None:
+        device = records.unpack_device(value)
+        if ineligible_reason(device, firmware, has_open(number), batch.allow_rollback) is None:
             claimed.append(number)
     draft.saw_time(change.at_ms)
     if claimed:

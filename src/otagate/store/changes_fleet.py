@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from otagate import limits
 from otagate.errors import Conflict, Invalid, NotFound, RequestError
-from otagate.store import records, tables
+from otagate.store import records, signed, tables
 from otagate.store.draft import Draft
 from otagate.store.interface import (
     AddFirmware,
@@ -198,7 +198,7 @@ def _refuse_firmware(
             f"the product {change.product} already has {record.firmware} firmware, which is the most",
             field="product",
         )
-    return None
+    return signed.refuse(record, change.signature, change.at_ms + change.wall_step_ms, "signature")
 
 
 def add_firmware(draft: Draft, change: AddFirmware) -> Firmware | RequestError:
@@ -224,6 +224,7 @@ def add_firmware(draft: Draft, change: AddFirmware) -> Firmware | RequestError:
         md5=change.md5,
         sha256=change.sha256,
         created_at_ms=change.at_ms,
+        signature=change.signature,
     )
     draft.transaction.put(tables.FIRMWARE, packed_number, records.pack_firmware(firmware))
     draft.transaction.put(tables.FIRMWARE_NAMES, name_key, packed_number)

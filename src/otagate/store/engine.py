@@ -128,24 +128,25 @@ class Engine(OperatorsReads):
         )
 
     async def scan_eligible(
-        self, firmware: str, *, after: int = 0, limit: int, query: str = ""
+        self, firmware: str, *, after: int = 0, limit: int, query: str = "", allow_rollback: bool = False
     ) -> DevicePage:
         """Devices eligible for a firmware."""
-        return await self._scan(
-            partial(reads.scan_eligible, firmware_id=firmware, after=after, limit=limit, query=query)
-        )
+        scan = partial(reads.scan_eligible, firmware_id=firmware, after=after, limit=limit, query=query)
+        return await self._scan(partial(scan, allow_rollback=allow_rollback))
 
-    async def eligible_numbers(self, firmware: str, *, after: int = 0) -> tuple[list[int], int | None]:
+    async def eligible_numbers(
+        self, firmware: str, *, after: int = 0, allow_rollback: bool = False
+    ) -> tuple[list[int], int | None]:
         """Numbers of devices eligible for a firmware, one transaction's worth."""
-        return await self._scan(partial(reads.eligible_numbers, firmware_id=firmware, after=after))
+        scan = partial(reads.eligible_numbers, firmware_id=firmware, after=after)
+        return await self._scan(partial(scan, allow_rollback=allow_rollback))
 
     async def ineligible_reasons(
-        self, firmware: str, identifiers: Sequence[str]
+        self, firmware: str, identifiers: Sequence[str], *, allow_rollback: bool = False
     ) -> list[tuple[int, Reason | None]]:
         """For each identifier its device's number (0: unknown) and why it is not eligible, if it is not."""
-        return await self._scan(
-            partial(reads.ineligible_reasons, firmware_id=firmware, identifiers=identifiers)
-        )
+        scan = partial(reads.ineligible_reasons, firmware_id=firmware, identifiers=identifiers)
+        return await self._scan(partial(scan, allow_rollback=allow_rollback))
 
     async def list_firmware(
         self, *, product: str | None = None, query: str = "", before: int = 0, limit: int

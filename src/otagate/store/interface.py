@@ -45,6 +45,13 @@ from otagate.store.operators import (
     TouchTokens,
     Webhook,
 )
+from otagate.store.signed import (
+    AddSigningKey,
+    FirmwareSignature,
+    RequireSignature,
+    RevokeSigningKey,
+    SigningKey,
+)
 from otagate.upgrade.counts import Counts
 from otagate.upgrade.eligibility import Reason
 from otagate.upgrade.model import BatchStatus, Policy, Row, State
@@ -60,6 +67,8 @@ class Product(Struct, frozen=True, gc=False):
     name: str
     auth: str
     created_at_ms: int
+    require_signature: bool = False
+    keys: tuple[SigningKey, ...] = ()
 
 
 class Device(Struct, frozen=True, gc=False):
@@ -89,6 +98,12 @@ class Firmware(Struct, frozen=True, gc=False):
     md5: str
     sha256: str
     created_at_ms: int
+    signature: FirmwareSignature | None = None
+
+    @property
+    def not_before(self) -> tuple[str, ...]:
+        """The versions that it may replace, as its signer says; empty: any."""
+        return () if self.signature is None else self.signature.not_before
 
 
 class Batch(Struct, frozen=True):
@@ -119,6 +134,8 @@ class Batch(Struct, frozen=True):
     status: BatchStatus
     ended_at_ms: int | None = None
     ended_by: str | None = None
+    signature: FirmwareSignature | None = None
+    allow_rollback: bool = False
 
 
 class BatchView(Struct, frozen=True):
@@ -272,7 +289,8 @@ class AddFirmware(Struct, frozen=True):
     """→ Firmware. The image must be in blobs already.
 
     NotFound (product); Conflict field "name" (unique) or "version" (unique in the product);
-    Invalid when the product has firmware_per_product_max already.
+    Invalid when the product has firmware_per_product_max already, or for the signature (signed.refuse).
+    `wall_step_ms` as in OpenBatch: a signature expires by the wall clock.
     """
 
     product: str
@@ -284,6 +302,8 @@ class AddFirmware(Struct, frozen=True):
     md5: str
     sha256: str
     at_ms: int
+    signature: FirmwareSignature | None = None
+    wall_step_ms: int = 0
 
 
 class DeletedFirmware(Struct, frozen=True):
@@ -300,7 +320,10 @@ class DeleteFirmware(Struct, frozen=True):
 
 
 class BeginBatch(Struct, frozen=True):
-    """→ Batch, CREATING, numbered. NotFound when the firmware is gone. Its firmware is in use from now on."""
+    """→ Batch, CREATING, numbered. NotFound when the firmware is gone; Invalid for its signature.
+
+    Its firmware is in use from now on. `allow_rollback`: also on versions that it comes before.
+    """
 
     firmware: str
     selection: str
@@ -310,6 +333,8 @@ class BeginBatch(Struct, frozen=True):
     retries: int
     retry_interval_minutes: int | None
     at_ms: int
+    allow_rollback: bool = False
+    wall_step_ms: int = 0
 
 
 class ClaimDevices(Struct, frozen=True):
@@ -420,6 +445,9 @@ Change: TypeAlias = (
     | RewriteSlice
     | Transition
     | PutSetting
+    | AddSigningKey
+    | RevokeSigningKey
+    | RequireSignature
     | AddToken
     | RevokeToken
     | TouchTokens
@@ -506,17 +534,19 @@ class Store(OperatorsStore, Protocol):
         ...
 
     async def scan_eligible(
-        self, firmware: str, *, after: int = 0, limit: int, query: str = ""
+        self, firmware: str, *, after: int = 0, limit: int, query: str = "", allow_rollback: bool = False
     ) -> DevicePage:
         """Devices eligible for a firmware (upgrade.eligibility). Pages as in scan_devices."""
         ...
 
-    async def eligible_numbers(self, firmware: str, *, after: int = 0) -> tuple[list[int], int | None]:
+    async def eligible_numbers(
+        self, firmware: str, *, after: int = 0, allow_rollback: bool = False
+    ) -> tuple[list[int], int | None]:
         """As scan_eligible, numbers only, for a batch over all; one transaction's worth a call."""
         ...
 
     async def ineligible_reasons(
-        self, firmware: str, identifiers: Sequence[str]
+        self, firmware: str, identifiers: Sequence[str], *, allow_rollback: bool = False
     ) -> list[tuple[int, Reason | None]]:
         """For each identifier: its device's number (0: unknown), and why it is not eligible, if it is not.
 

@@ -135,7 +135,13 @@ def scan_devices(
 
 
 def scan_eligible(
-    snapshot: Snapshot, budget: Budget, firmware_id: str, after: int, limit: int, query: str
+    snapshot: Snapshot,
+    budget: Budget,
+    firmware_id: str,
+    after: int,
+    limit: int,
+    query: str,
+    allow_rollback: bool,
 ) -> DevicePage:
     firmware = snapshot.firmware(firmware_id)
     record = None if firmware is None else snapshot.product(firmware.product)
@@ -152,20 +158,20 @@ def scan_eligible(
         device = records.unpack_device(value)
         if query and not _matches(device, folded_query):
             continue
-        if ineligible_reason(device, firmware, has_open(after)) is None:
+        if ineligible_reason(device, firmware, has_open(after), allow_rollback) is None:
             found.append(device)
     return DevicePage(found, None)
 
 
 def eligible_numbers(
-    snapshot: Snapshot, budget: Budget, firmware_id: str, after: int
+    snapshot: Snapshot, budget: Budget, firmware_id: str, after: int, allow_rollback: bool
 ) -> tuple[list[int], int | None]:
-    page = scan_eligible(snapshot, budget, firmware_id, after, limits.scan_rows_max, "")
+    page = scan_eligible(snapshot, budget, firmware_id, after, limits.scan_rows_max, "", allow_rollback)
     return [device.number for device in page.devices], page.next
 
 
 def ineligible_reasons(
-    snapshot: Snapshot, budget: Budget, firmware_id: str, identifiers: Sequence[str]
+    snapshot: Snapshot, budget: Budget, firmware_id: str, identifiers: Sequence[str], allow_rollback: bool
 ) -> list[tuple[int, Reason | None]]:
     firmware = snapshot.firmware(firmware_id)
     if firmware is None:
@@ -175,7 +181,7 @@ def ineligible_reasons(
         device = snapshot.device_named(firmware.product, identifier)
         number = 0 if device is None else device.number
         has_open = device is not None and snapshot.has_open_upgrade(number)
-        found.append((number, ineligible_reason(device, firmware, has_open)))
+        found.append((number, ineligible_reason(device, firmware, has_open, allow_rollback)))
     return found
 
 

@@ -30,6 +30,7 @@ import msgspec
 
 from otagate.store.interface import Batch, Device, Firmware, Product
 from otagate.store.operators import Delivery, KeptAnswer, Token, Webhook
+from otagate.store.signed import SigningKey
 from otagate.upgrade.model import Cause, Remark, Row, Stage, State, TimelineEntry
 
 ROW_LAYOUT: Final = 1
@@ -174,14 +175,15 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Record(Generic[T]):
-    """How structs of one type are kept: the layout byte, then their fields as a MessagePack array."""
+    """How structs of one type are kept: the layout byte, then their fields as a MessagePack array.
+
+    One that an earlier otagate wrote may lack fields at its end: they have their defaults.
+    """
 
     def __init__(self, type_: type[T]) -> None:
-        fields = msgspec.structs.fields(type_)
+        self._fields = msgspec.structs.fields(type_)
         self._type = type_
-        self._decode: Callable[[bytes], tuple[Any, ...]] = msgspec.msgpack.Decoder(
-            tuple[tuple(field.type for field in fields)]  # type: ignore[misc]
-        ).decode
+        self._decode = self._decoder(len(self._fields))
         self._encode = msgspec.msgpack.Encoder().encode
 
     def pack(self, value: T) -> bytes:
@@ -191,7 +193,17 @@ class Record(Generic[T]):
     def unpack(self, value: bytes) -> T:
         """The struct of a value that `pack` made."""
         assert value[0] == RECORD_LAYOUT, f"a {self._type.__name__} has layout {value[0]}"
-        return self._type(*self._decode(value[1:]))
+        try:
+            return self._type(*self._decode(value[1:]))
+        except msgspec.ValidationError:
+            shorter = len(msgspec.msgpack.decode(value[1:]))
+            if shorter >= len(self._fields):
+                raise
+            return self._type(*self._decoder(shorter)(value[1:]))
+
+    def _decoder(self, length: int) -> Callable[[bytes], tuple[Any, ...]]:
+        types = tuple(field.type for field in self._fields[:length])
+        return msgspec.msgpack.Decoder(tuple[types]).decode  # type: ignore[valid-type]
 
 
 _LAYOUT: Final = bytes((RECORD_LAYOUT,))
@@ -207,11 +219,21 @@ class ProductRecord(msgspec.Struct, frozen=True, gc=False):
     created_at_ms: int
     devices: int = 0
     firmware: int = 0
+    require_signature: bool = False
+    keys: tuple[SigningKey, ...] = ()
 
     @property
     def product(self) -> Product:
         """What is shown of it."""
-        return Product(self.number, self.key, self.name, self.auth, self.created_at_ms)
+        return Product(
+            number=self.number,
+            key=self.key,
+            name=self.name,
+            auth=self.auth,
+            created_at_ms=self.created_at_ms,
+            require_signature=self.require_signature,
+            keys=self.keys,
+        )
 
 
 _PRODUCTS = Record(ProductRecord)

@@ -89,7 +89,7 @@ TABLES: Final = (
     OUTBOX,
 )
 
-SCHEMA_VERSION: Final = 2  # what each is, and how a former one is carried forward: `migrations`
+SCHEMA_VERSION: Final = 3  # what each is, and how a former one is carried forward: `migrations`
 SCHEMA_KEY: Final = b"schema"
 NEWEST_TIME_KEY: Final = b"newest_time"
 AUDIT_HEAD_KEY: Final = b"audit_head"  # the hash of the last entry

@@ -11,6 +11,7 @@ class Reason(StrEnum):
     OTHER_PRODUCT = "other_product"
     NEVER_LOGGED_IN = "never_logged_in"
     SAME_VERSION = "same_version"
+    ROLLBACK = "rollback"
     UPGRADE_NOT_ENDED = "upgrade_not_ended"
 
     @property
@@ -24,6 +25,7 @@ _SENTENCES = {
     Reason.OTHER_PRODUCT: "The device belongs to another product than the firmware.",
     Reason.NEVER_LOGGED_IN: "The device has never logged in.",
     Reason.SAME_VERSION: "The device already runs the version of this firmware.",
+    Reason.ROLLBACK: "The firmware's signature does not say that it may replace the device's version.",
     Reason.UPGRADE_NOT_ENDED: "The device has an upgrade that has not ended.",
 }
 
@@ -40,16 +42,22 @@ class DeviceFacts(Protocol):
 
 
 class FirmwareFacts(Protocol):
-    """What counts of a firmware: its product's key, and its version."""
+    """What counts of a firmware: its product's key, its version, and the versions that it may replace as its
+    signer says (docs/signing.md); none: any."""
 
     @property
     def product(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def not_before(self) -> tuple[str, ...]: ...
 
 
 def ineligible_reason(
-    device: DeviceFacts | None, firmware: FirmwareFacts, has_open_upgrade: bool
+    device: DeviceFacts | None,
+    firmware: FirmwareFacts,
+    has_open_upgrade: bool,
+    allow_rollback: bool = False,
 ) -> Reason | None:
     """The first reason that speaks against it, or None for an eligible device.
 
@@ -64,6 +72,8 @@ def ineligible_reason(
         return Reason.NEVER_LOGGED_IN
     if device.version == firmware.version:
         return Reason.SAME_VERSION
+    if firmware.not_before and device.version not in firmware.not_before and not allow_rollback:
+        return Reason.ROLLBACK
     if has_open_upgrade:
         return Reason.UPGRADE_NOT_ENDED
     return None

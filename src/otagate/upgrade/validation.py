@@ -52,6 +52,7 @@ RULE = {
         "'_', '.', ':', '@' or '-', and begins with a letter or digit."
     ),
     "device_name": f"A device name is at most {limits.device_name_chars_max} characters: {_TEXT_RULE}.",
+    "key_name": f"The name of a key is at most {limits.key_name_chars_max} characters: {_TEXT_RULE}.",
     "secret": (
         f"A device secret is {limits.secret_chars_min}-{limits.secret_chars_max} printable ASCII characters."
     ),
@@ -165,6 +166,11 @@ def check_secret(value: Any, field: str = "secret") -> str:
     return _matching(_SECRET, value, field, "secret")
 
 
+def check_key_name(value: Any, field: str = "name") -> str:
+    """Free text in NFC, 0-100 characters; a signing key may go without a name."""
+    return _text(value, field, "key_name", 0, limits.key_name_chars_max)
+
+
 # -- firmware --------------------------------------------------------------------------------------
 
 
@@ -260,6 +266,7 @@ class BatchParameters(msgspec.Struct, frozen=True):
     timeout_minutes: int
     retries: int
     retry_interval_minutes: int
+    allow_rollback: bool = False
 
     def rules(self, target_version: str, created_at_ms: int) -> Rules:
         """What the steps of its device upgrades need."""
@@ -281,6 +288,7 @@ def check_batch(
     retries: Any,
     retry_interval_minutes: Any = None,
     devices: Any = None,
+    allow_rollback: bool = False,
 ) -> BatchParameters:
     """All parameters of a batch but its firmware; the first broken rule is raised.
 
@@ -302,6 +310,7 @@ def check_batch(
         timeout_minutes=check_timeout_minutes(timeout_minutes),
         retries=number,
         retry_interval_minutes=interval,
+        allow_rollback=allow_rollback,
     )
 
 

@@ -59,6 +59,26 @@ Nonce = Annotated[str, _hexadecimal(NONCE_CHARS)]
 Mac = Annotated[str, _hexadecimal(MAC_CHARS)]
 Md5 = Annotated[str, _hexadecimal(32)]
 Sha256 = Annotated[str, _hexadecimal(64)]
+KeyId = Annotated[str, _hexadecimal(16)]
+SignatureText = Annotated[
+    str, Meta(pattern=r"^[0-9A-Za-z+/]{86}==\Z", description="64 bytes in base64, padded")
+]
+FirmwareName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=limits.firmware_name_chars_max,
+        description=f"1-{limits.firmware_name_chars_max} characters",
+    ),
+]
+VersionList = Annotated[
+    str,
+    Meta(
+        pattern=rf"^[0-9A-Za-z_. -]{{0,{limits.manifest_bytes_max}}}\Z",
+        description=f"at most {limits.manifest_bytes_max} of `0-9 A-Z a-z _ . -` and spaces",
+    ),
+]
+Truth = Annotated[bool, Meta(description="`true` or `false`")]
 Count = Annotated[int, _integer(0, INTEGER_END, "an integer from 0 to 2^53 - 1")]
 Length = Annotated[int, _integer(1, INTEGER_END, "an integer from 1 to 2^53 - 1")]
 Transfer = Annotated[int, _integer(0, TRANSFER_END, "an integer from 0 to 2^32 - 1")]
@@ -215,8 +235,29 @@ class Check(Message, frozen=True, gc=False, omit_defaults=True, tag="check"):
 # -- messages of the gateway -----------------------------------------------------------------------
 
 
-class FirmwareOffer(Struct, frozen=True, gc=False):
-    """The firmware of an `upgrade`."""
+class SignatureOffer(Struct, frozen=True, gc=False):
+    """The signature of a firmware. With the device's product and the fields of `firmware` its fields make the
+    manifest that was signed (docs/signing.md).
+
+    key: the id of the key that signed it
+    value: of Ed25519 over the manifest
+    name: of the firmware
+    expires: Unix seconds
+    not_before: versions with one space between them, or empty
+    """
+
+    key: KeyId
+    value: SignatureText
+    name: FirmwareName
+    expires: Count
+    not_before: VersionList
+
+
+class FirmwareOffer(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The firmware of an `upgrade`.
+
+    signature: only of signed firmware; see below
+    """
 
     id: Id
     version: VersionString
@@ -224,6 +265,7 @@ class FirmwareOffer(Struct, frozen=True, gc=False):
     md5: Md5
     sha256: Sha256
     chunk_size: ChunkSize
+    signature: Annotated[SignatureOffer | None, Meta(description="an object")] = None
 
     def __post_init__(self) -> None:
         _check_id("firmware", self.id)
@@ -262,12 +304,14 @@ class Upgrade(AttemptMessage, frozen=True, gc=False, omit_defaults=True, tag="up
     firmware: see below; its `chunk_size` is a suggestion
     timeout_s: from the first report or chunk of the attempt to its end
     expires_at: Unix seconds; the end of the batch's validity
+    allow_rollback: whether a version that the signature does not name in `not_before` may be replaced too
     """
 
     policy: Policy
     firmware: FirmwareOffer
     timeout_s: Count
     expires_at: Count
+    allow_rollback: Truth = False
 
 
 class Cancel(AttemptMessage, frozen=True, gc=False, omit_defaults=True, tag="cancel"):

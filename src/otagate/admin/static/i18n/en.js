@@ -107,6 +107,7 @@ export default {
   "reason.other_product": "The device belongs to another product than the firmware.",
   "reason.never_logged_in": "The device has never logged in.",
   "reason.same_version": "The device already runs the version of this firmware.",
+  "reason.rollback": "The firmware's signature does not say that it may replace the device's version.",
   "reason.upgrade_not_ended": "The device has an upgrade that has not ended.",
 
   "overview.devices_online": "Devices online",

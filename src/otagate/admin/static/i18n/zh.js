@@ -107,6 +107,7 @@ export default {
   "reason.other_product": "设备所属产品与固件不同。",
   "reason.never_logged_in": "设备从未登录。",
   "reason.same_version": "设备已在运行此固件的版本。",
+  "reason.rollback": "固件签名未声明可替换设备当前的版本。",
   "reason.upgrade_not_ended": "设备还有未结束的升级。",
 
   "overview.devices_online": "在线设备",

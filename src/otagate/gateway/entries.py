@@ -82,7 +82,12 @@ class Decision(DeviceEntry):
         conn: int,
         answer: str | None,
     ) -> None:
-        super().__init__(keeper, transition.device, (transition,))
+        # as DeviceEntry's, without the two calls: there is one of these for each transition
+        self.changes = (transition,)
+        self._keeper = keeper
+        self.device = transition.device
+        self.followers = []
+        self.place = 0
         self.transition = transition
         self.batch = transition.batch
         self.event = event

@@ -70,13 +70,25 @@ class Reports:
             refusal = self.bad_message(error)
             self._upgrades.after_pending(device, lambda: self._outbox.send(conn, refusal))
             return
-        if type(message) is messages.Progress and device not in self._later:
-            upgrade = self._upgrades.rows.get(device)
-            if upgrade is not None and message.batch == f"b{upgrade.batch}":
-                event = Progress(message.attempt, _STAGES[message.stage], message.percent)
-                self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
-                return
-        self._later.setdefault(device, []).append((conn, message))
+        if device in self._later or not self._decide_at_once(device, conn, message):
+            self._later.setdefault(device, []).append((conn, message))
+
+    def _decide_at_once(self, device: int, conn: int, message: messages.DeviceMessage) -> bool:
+        """Decide on a report if memory has all that it needs: the row of a running upgrade, mostly."""
+        upgrade = self._upgrades.rows.get(device)
+        if upgrade is None:
+            return False
+        event: AttemptReport
+        if type(message) is messages.Progress:
+            event = Progress(message.attempt, _STAGES[message.stage], message.percent)
+        elif type(message) is messages.Received and self._upgrades.is_at_work(upgrade):
+            event = Acknowledged(message.attempt)
+        else:
+            return False
+        if message.batch != f"b{upgrade.batch}":
+            return False
+        self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+        return True
 
     def _end_greedy(self, device: int) -> None:
         """It goes on asking while the disk is slow, and each answer waits in memory: no more of that."""

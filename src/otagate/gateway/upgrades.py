@@ -380,6 +380,10 @@ class Upgrades:
         if over or upgrade.row.state not in RUNNING_STATES or device not in self.presence:
             del self.rows[device]
 
+    def is_at_work(self, upgrade: Upgrade) -> bool:
+        """Whether the attempt is with the device, and its batch in progress."""
+        return upgrade.row.state in RUNNING_STATES and self._is_in_progress(upgrade.batch)
+
     def _is_in_progress(self, number: int) -> bool:
         batch = self.batches.get(number)
         return batch is not None and not batch.ended

@@ -99,6 +99,8 @@ def pack_row(row: Row) -> bytes:
 
 def unpack_row(value: bytes) -> Row:
     """The row of a value that `pack_row` made."""
+    if value == FRESH_ROW:
+        return _FRESH  # what a new batch has by the hundred thousand
     layout, first, second, third, version_bytes = _HEAD.unpack_from(value)
     assert layout == ROW_LAYOUT, f"a device upgrade has layout {layout}"
     place = _HEAD_BYTES
@@ -151,7 +153,8 @@ def due_of(value: bytes) -> int:
     return int.from_bytes(value[3:9], "big")
 
 
-FRESH_ROW: Final = pack_row(Row())
+_FRESH: Final = Row()
+FRESH_ROW: Final = pack_row(_FRESH)
 
 
 # -- the numbers of a slice ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ class Labelled(IntEnum):
     """A small number on disk, a snake_case word in the API; `NONE` (always 0) has the empty label."""
 
     label: str
+    __hash__ = int.__hash__  # an enumeration's own is a call of Python, and sets of states are asked often
 
     def __init__(self, number: int) -> None:
         self.label = self.name.lower() if number else ""

@@ -55,7 +55,6 @@ from otagate.upgrade.events import (
     VersionReported,
 )
 from otagate.upgrade.model import (
-    ENDED_STATES,
     OPEN_STATES,
     RUNNING_STATES,
     BatchStatus,
@@ -111,18 +110,45 @@ _REASONS = {
 # -- how a row changes -----------------------------------------------------------------------------
 
 
-def _moved(row: Row, state: State, now_ms: int, cause: Cause, **changes: Any) -> Row:
-    """The row in its new state, with the transition in its timeline and no deadline unless given."""
+def _moved(
+    row: Row,
+    state: State,
+    now_ms: int,
+    cause: Cause,
+    *,
+    due_ms: int = 0,
+    attempt: int | None = None,
+    remark: Remark | None = None,
+    detail: str | None = None,
+    stage: Stage | None = None,
+    progress: int | None = None,
+    version: str | None = None,
+) -> Row:
+    """The row in its new state, with the transition in its timeline and no deadline unless given.
+
+    What is None stays as it is. Built by position, which is faster than `replace`.
+    """
     timeline = row.timeline
-    # An end in the past (validity that ran out while we were down) must not turn the timeline back.
-    at_ms = max(now_ms, timeline[-1].at_ms) if timeline else now_ms
-    changes.setdefault("due_ms", 0)
-    if state in ENDED_STATES:
-        changes["completed_at_ms"] = at_ms
-    remark = changes.get("remark", row.remark)
-    attempt = changes.get("attempt", row.attempt)
-    entry = TimelineEntry(at_ms, state, remark, cause, attempt)
-    return replace(row, state=state, timeline=(*timeline, entry), **changes)
+    at_ms = now_ms
+    if timeline and timeline[-1].at_ms > now_ms:
+        # An end in the past (validity that ran out while we were down) must not turn the timeline back.
+        at_ms = timeline[-1].at_ms
+    if attempt is None:
+        attempt = row.attempt
+    if remark is None:
+        remark = row.remark
+    return Row(
+        state,
+        attempt,
+        due_ms,
+        remark,
+        row.detail if detail is None else detail,
+        row.stage if stage is None else stage,
+        row.progress if progress is None else progress,
+        row.version if version is None else version,
+        at_ms if state >= SUCCEEDED else row.completed_at_ms,
+        (*timeline, TimelineEntry(at_ms, state, remark, cause, attempt)),
+    )
 
 
 def _failure(

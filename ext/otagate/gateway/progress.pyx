@@ -7,7 +7,8 @@ run of them, which one connection sent one behind the other, is acknowledged eac
 the rules, by `Upgrades.decide`, as ever. What is not exactly so is left to `Reports.receive`, in its order.
 
 Invariant: rows, what of them is to be written, and every answer are the same as if `Reports.receive` had been
-given each report by itself (tests/gateway/test_progress.py holds one against the other).
+given each report by itself (tests/gateway/test_progress.py holds one against the other). Only a percentage that
+goes away and comes back within a run leaves no trace: there is nothing to write.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

@@ -76,7 +76,7 @@ class Api:
 
     def add_firmware(self, size: int, version: str, product: str = PRODUCT) -> str:
         """Random bytes; returns the id of the firmware."""
-        name = f"firmware-{version}"
+        name = f"{product}-{version}"[:50]
         query = {
             "product": product,
             "name": name,

@@ -123,7 +123,9 @@ def table_markdown(rows: Sequence[Row]) -> list[str]:
     cells = []
     for row in rows:
         beside = [f"{name} {told_short(row, name)}" for name in row.peers if name in row.results]
-        cells.append((row.name, row.target, told(row), verdict(row), " · ".join(beside)))
+        limit = row.results["gateway"].limit if "gateway" in row.results else ""
+        whose = f"; limit: {limit}" if limit and limit != "neither" else ""
+        cells.append((row.name, row.target, told(row) + whose, verdict(row), " · ".join(beside)))
     lines = markdown_table(("what", "target", "gateway", "", "peers, and gateway : peer"), cells)
     failed = [f"- {row.name}: {name}: {why}" for row in rows for name, why in row.failures.items()]
     if failed:

@@ -28,11 +28,14 @@ def idle(
             many = _settled_bytes(world)
             meter.read(result)
             result.limit = ""
-            result.figure("bytes_per_device", (many - few) / (high - low), "B")
             slab = (machine.slab_bytes() - kernel_few) / (high - low)
             result.figure("kernel_bytes_both_ends", slab, "B")
-            result.figure("private_memory", many / 2**20, "MiB")
-            result.figure("private_memory_empty", none / 2**20, "MiB")
+            if world.pids():
+                result.figure("bytes_per_device", (many - few) / (high - low), "B")
+                result.figure("private_memory", many / 2**20, "MiB")
+                result.figure("private_memory_empty", none / 2**20, "MiB")
+            else:
+                result.remarks.append("the gateway's memory is not known without --pid")
             results.append(result)
     return results
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from .. import machine
 from ..fleet import Fleet
 from ..measure import Bench, Meter, Result, World
+from ..processes import BenchError
 from .reports import IMAGE_BYTES
 from .upgrades import devices_free
 
@@ -23,6 +24,8 @@ def curve(
 ) -> list[Result]:
     """What a device costs with so many of them: memory, a login, a pushed upgrade, a report. `counts` in one
     process, then the largest count in each of several processes with stores of their own, on one core."""
+    if bench.attached is not None and bench.attached_pid is None:
+        raise BenchError("what a device costs is not known without --pid")
     results = []
     with _ready_worlds(bench, 1, max(counts)) as (worlds, fleets):
         results += _grown(bench, worlds, fleets, sorted(counts), seconds)

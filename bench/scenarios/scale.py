@@ -107,7 +107,8 @@ def _big_step(world: World, fleet: Fleet, devices: int, step: str, act: Callable
     meter.read(result)
     result.limit = ""
     result.figure("request_answered", answered * 1000, "ms")
-    result.figure("memory_growth", (machine.private_bytes(world.pids()) - before) / MIB, "MiB")
+    if world.pids():
+        result.figure("memory_growth", (machine.private_bytes(world.pids()) - before) / MIB, "MiB")
     result.latency("lateness of the loop", late.histogram)
     result.latency("acknowledgement of others", fleet.histogram("answer"))
     return result

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import APIResponse, Browser, Route, expect
 
+from otagate.signing.keys import PrivateKey
+from otagate.signing.manifest import Manifest
+
 from .browser import Console, Gateway, wait_for
 
 Open = Callable[..., Console]
@@ -210,6 +213,54 @@ def test_one_upgrade_by_hand(console: Open, gateway: Gateway, tmp_path: Path) ->
     page.get_by_role("row", name="九号灯").get_by_role("button", name="Delete").click()
     page.locator("dialog").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("row", name="九号灯")).to_have_count(0)
+
+
+def test_signed_firmware(console: Open, gateway: Gateway, tmp_path: Path) -> None:
+    """Add a key, require signatures, be refused without one, add a signed firmware, revoke the key."""
+    key = PrivateKey.generate()
+    image, signature = tmp_path / "safe.bin", tmp_path / "safe.bin.sig"
+    data = os.urandom(50_000)
+    digests = hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest()
+    image.write_bytes(data)
+    signature.write_bytes(
+        key.sign(Manifest("safe", "safe-2", "2.0", len(data), *digests, 10**10, ("1.0",))).encode()
+    )
+    gateway.call("POST", "/products", json={"key": "safe", "name": "Safe"})
+    shown = console()
+    page = shown.page
+    shown.show("products")
+    page.get_by_role("row", name="Safe").get_by_role("button", name="Signing keys").click()
+    dialog = page.locator("dialog")
+    dialog.get_by_label("Take only signed firmware").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("has no signing key")
+    dialog.get_by_label("Public key").fill(key.public.pem())
+    dialog.get_by_role("button", name="Add key").click()
+    expect(dialog.get_by_role("row", name=key.public.id)).to_be_visible()
+    dialog.get_by_label("Take only signed firmware").click()
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.get_by_role("row", name="Safe")).to_contain_text("Signed only")
+
+    shown.show("firmware/add")
+    page.get_by_label("Product").select_option("safe")
+    page.get_by_label("Firmware file").set_input_files(image)
+    page.locator("input[name=name]").fill("safe-2")
+    page.locator("input[name=version]").fill("2.0")
+    page.get_by_role("button", name="Add firmware").click()
+    expect(page.get_by_role("alert")).to_contain_text("requires signed firmware")
+    page.get_by_label("Signature file").set_input_files(signature)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.get_by_role("button", name="Add firmware").click()
+    row = page.get_by_role("row", name="safe-2")
+    expect(row).to_contain_text(key.public.id[:6])
+    row.get_by_role("link", name="Upgrade").click()
+    page.get_by_label("Allow rollback").check()
+    expect(page.get_by_text(key.public.id, exact=True)).to_be_visible()
+
+    shown.show("products")
+    page.get_by_role("row", name="Safe").get_by_role("button", name="Signing keys").click()
+    dialog.get_by_role("button", name="Revoke").click()
+    page.locator("dialog").last.get_by_role("button", name="Revoke").click()
+    expect(dialog.first.get_by_role("button", name="Revoke")).to_have_count(0)
 
 
 def test_abort(console: Open, gateway: Gateway) -> None:

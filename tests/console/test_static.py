@@ -20,6 +20,7 @@ VENDOR = STATIC / "vendor"
 OWN = [path for path in sorted(STATIC.rglob("*")) if path.is_file() and VENDOR not in path.parents]
 SCRIPTS = [path for path in OWN if path.suffix == ".js"]
 SCRIPT_LINES_MAX = 400
+TEXT_LINES_MAX = 500  # of the dictionaries: a line a text
 IMPORT = r"""\bfrom ?["']([^"'\s]+)["'];"""
 
 
@@ -197,4 +198,5 @@ def test_scripts_are_of_readable_size_and_say_what_they_are() -> None:
     for path in SCRIPTS:
         text = path.read_text()
         assert text.startswith("/*"), path
-        assert text.count("\n") <= SCRIPT_LINES_MAX, path
+        most = TEXT_LINES_MAX if path.parent.name == "i18n" else SCRIPT_LINES_MAX
+        assert text.count("\n") <= most, path

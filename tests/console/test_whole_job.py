@@ -176,11 +176,11 @@ def add_firmware(operator: Operator, folder: Path) -> None:
     operator.go("firmware")
     operator.click("firmware.add")
     operator.click("firmware.add", page.locator("form"))
-    drop = page.locator(".drop")
+    drop = page.locator(".drop").first
     expect(drop.get_by_role("alert")).to_have_text(operator.text("rule.file"))
-    page.locator("input[type=file]").set_input_files(empty)
+    page.locator("input[type=file]").first.set_input_files(empty)
     expect(drop.get_by_role("alert")).to_have_text(operator.text("rule.size"))
-    page.locator("input[type=file]").set_input_files(image)
+    page.locator("input[type=file]").first.set_input_files(image)
     expect(drop.get_by_role("alert")).to_have_count(0)
     for name, bad, rule, _ in FIELDS:
         operator.fill(name, bad)

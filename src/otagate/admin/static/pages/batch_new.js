@@ -2,7 +2,7 @@
 
 import { api, part } from "../core/api.js";
 import { everything, useFirmware, useLoaded } from "../core/fleet.js";
-import { bytes } from "../core/format.js";
+import { bytes, shortTime } from "../core/format.js";
 import { t } from "../core/i18n.js";
 import { limits } from "../core/limits.js";
 import { go, href, setQuery } from "../core/router.js";
@@ -33,6 +33,8 @@ export function BatchNewPage({ query }) {
       ${firmware && html`<${Facts} items=${[
         [t("firmware.version"), firmware.version], [t("firmware.product"), firmware.product],
         [t("firmware.size"), bytes(firmware.size)], [t("firmware.md5"), html`<code>${firmware.md5}</code>`, "wide"],
+        firmware.signature && [t("firmware.signed_by"), html`<code>${firmware.signature.key}</code>`],
+        firmware.signature && [t("firmware.expires_at"), shortTime(firmware.signature.expires_at)],
       ]} />`}
     </div>
     ${firmware && html`<${Upgrade} key=${firmware.id} firmware=${firmware} />`}`;
@@ -44,7 +46,7 @@ function Upgrade({ firmware }) {
   const [selected, setSelected] = useState(new Set());
   const [ineligible, setIneligible] = useState(null);
   const form = useForm(
-    { range: "all", validity_days: "7", policy: "standard", timeout_minutes: "60", retries: "2", retry_interval_minutes: "10" },
+    { range: "all", validity_days: "7", policy: "standard", timeout_minutes: "60", retries: "2", retry_interval_minutes: "10", allow_rollback: false },
     {
       validity_days: whole("validity_days"),
       timeout_minutes: whole("timeout_minutes"),
@@ -53,13 +55,15 @@ function Upgrade({ firmware }) {
     },
   );
   const directed = form.values.range === "directed";
-  const create = async ({ retry_interval_minutes: interval, ...values }) => {
+  const rollback = form.values.allow_rollback;
+  const create = async ({ retry_interval_minutes: interval, allow_rollback: _, ...values }) => {
     setIneligible(null);
     if (directed && (selected.size < 1 || selected.size > limits.directed_devices_max)) throw new Error(t("rule.devices"));
     const body = {
       ...values, firmware: firmware.id,
       ...(interval !== null && { retry_interval_minutes: interval }),
       ...(directed && { devices: [...selected] }),
+      ...(rollback && { allow_rollback: true }),
     };
     try {
       const batch = await api.create("/batches", body);
@@ -88,24 +92,28 @@ function Upgrade({ firmware }) {
           unit=${t("unit.minutes")} hint=${t("batch.retry_interval_hint")} least=${limits.retry_interval_minutes_min} most=${limits.retry_interval_minutes_max} />`}
       </div>
       <${Choices} form=${form} name="range" label=${t("batch.range")} options=${explained("range", ["all", "directed"])} />
+      ${firmware.signature?.not_before.length > 0 && html`<label class="choice">
+        <input type="checkbox" name="allow_rollback" checked=${rollback} onChange=${(event) => form.set("allow_rollback", event.currentTarget.checked)} />
+        <span>${t("batch.allow_rollback")}<br /><span class="hint">${t("batch.allow_rollback_hint", { versions: firmware.signature.not_before.join(", ") })}</span></span>
+      </label>`}
     </div>
-    ${directed && html`<${Selection} ...${{ firmware, selected, setSelected }} />`}
+    ${directed && html`<${Selection} ...${{ firmware, selected, setSelected, rollback }} />`}
     ${ineligible && html`<${Ineligible} devices=${ineligible} onDrop=${drop} />`}
     <${Failure} text=${form.failure} />
-    <${Summary} ...${{ firmware, directed, selected, busy: form.busy }} />
+    <${Summary} ...${{ firmware, directed, selected, rollback, busy: form.busy }} />
   </form>`;
 }
 
 /** How many devices, and how many bytes they will fetch. */
-function Summary({ firmware, directed, selected, busy }) {
+function Summary({ firmware, directed, selected, rollback, busy }) {
   const [eligible, setEligible] = useState(null);
   useEffect(() => {
     const abort = new AbortController();
     const path = `/products/${part(firmware.product)}/devices`;
-    everything(path, { eligible_for: firmware.id }, { signal: abort.signal, most: COUNTED_MAX })
+    everything(path, { eligible_for: firmware.id, allow_rollback: rollback || "" }, { signal: abort.signal, most: COUNTED_MAX })
       .then(({ items, complete }) => setEligible({ count: items.length, complete }), () => {});
     return () => abort.abort();
-  }, [firmware.id]);
+  }, [firmware.id, rollback]);
   const count = directed ? selected.size : eligible?.count;
   const some = directed || eligible?.complete ? "" : t("batch.at_least");
   const text = count === undefined

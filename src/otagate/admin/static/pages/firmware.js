@@ -40,6 +40,7 @@ function columnsOf(may, names, list) {
     { key: "size", label: t("firmware.size"), class: "number keep", cell: ({ size }) => html`<span title=${size}>${bytes(size)}</span>` },
     { key: "md5", label: t("firmware.md5"), cell: ({ md5 }) => html`<${Clip} hash text=${md5} />` },
     { key: "description", label: t("firmware.description"), cell: ({ description }) => (description ? html`<${Clip} text=${description} />` : "–") },
+    { key: "signature", label: t("firmware.signed_by"), cell: ({ signature }) => (signature ? html`<${Clip} hash text=${signature.key} />` : "–") },
     { key: "created_at", label: t("firmware.created_at"), class: "keep", cell: (firmware) => shortTime(firmware.created_at) },
     { key: "actions", label: "", class: "actions-cell", cell: (firmware) => html`
       ${may && html`<a class="button plain" href=${href("batches", "new", { firmware: firmware.id })}>${t("firmware.upgrade")}</a>`}

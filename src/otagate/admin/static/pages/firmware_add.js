@@ -56,6 +56,8 @@ export function mended(name) {
   }
 }
 
+const SIGNATURE_BYTES_MAX = 4096; // More than one has: the gateway says so.
+
 const chosen = (file) => {
   if (!file) throw new Broken("file");
   check.size(file.size);
@@ -63,7 +65,7 @@ const chosen = (file) => {
 };
 
 function Add({ products, start }) {
-  const form = useForm({ product: start, name: "", version: "", file: null, file_name: "", description: "" }, {
+  const form = useForm({ product: start, name: "", version: "", file: null, file_name: "", description: "", signature: null }, {
     file: chosen,
     name: check.firmware_name,
     version: check.firmware_version,
@@ -89,7 +91,8 @@ function Add({ products, start }) {
     current.promise.then((text) => running.current === current && setMd5({ share: 1, text }), () => {});
   }
 
-  async function add({ file, ...fields }) {
+  async function add({ file, signature, ...fields }) {
+    if (signature) fields.signature = await signature.slice(0, SIGNATURE_BYTES_MAX).text();
     const expected = await running.current.promise;
     abort.current = new AbortController();
     setSent(0);
@@ -121,6 +124,8 @@ function Add({ products, start }) {
     <${TextField} form=${form} name="name" label=${t("firmware.name")} hint=${t("rule.firmware_name")} />
     <${TextField} form=${form} name="version" label=${t("firmware.version")} hint=${t("rule.firmware_version")} />
     <${TextField} form=${form} name="description" label=${t("firmware.description")} hint=${t("rule.firmware_description")} lines=${3} />
+    <${Drop} file=${form.values.signature} onFile=${(chosen) => form.set("signature", chosen)} label=${t("firmware.signature")}
+      hint=${t("firmware.signature_hint")} accept=".sig" error=${form.error("signature")} />
     <${Failure} text=${form.failure} />
     ${sent !== null && html`<${Progress} sent=${sent} total=${file.size} />`}
     <div class="actions">

@@ -37,7 +37,7 @@ export function sorted(identifiers) {
 }
 
 /** `selected` is a Set of identifiers. */
-export function Selection({ firmware, selected, setSelected }) {
+export function Selection({ firmware, selected, setSelected, rollback }) {
   const [pasting, setPasting] = useState(false);
   const tab = (chosen, text) => html`<button type="button" aria-pressed=${pasting === chosen ? "true" : "false"} onClick=${() => setPasting(chosen)}>${text}</button>`;
   return html`<section class="section">
@@ -48,16 +48,16 @@ export function Selection({ firmware, selected, setSelected }) {
       <div class="segments end" role="group" aria-label=${t("selection.title")}>${tab(false, t("selection.list"))}${tab(true, t("selection.paste"))}</div>
     </div>
     ${selected.size > limits.directed_devices_max && html`<p class="error" role="alert">${t("rule.devices")}</p>`}
-    ${pasting ? html`<${Paste} ...${{ selected, setSelected }} />` : html`<${Pick} ...${{ firmware, selected, setSelected }} />`}
+    ${pasting ? html`<${Paste} ...${{ selected, setSelected }} />` : html`<${Pick} ...${{ firmware, selected, setSelected, rollback }} />`}
   </section>`;
 }
 
-function Pick({ firmware, selected, setSelected }) {
+function Pick({ firmware, selected, setSelected, rollback }) {
   const [q, setQ] = useState("");
   const [walking, setWalking] = useState(null);
   const [failure, setFailure] = useState(null);
   const path = `/products/${part(firmware.product)}/devices`;
-  const query = { eligible_for: firmware.id, q };
+  const query = { eligible_for: firmware.id, allow_rollback: rollback || "", q };
   const list = useList(path, query, 25);
   const items = list.items ?? [];
   const toggle = (identifiers, on) => {

@@ -88,6 +88,7 @@ def test_an_encrypted_key(folder: Path, otagate: Run, monkeypatch: pytest.Monkey
         (("--product", "l a"), "A product key is"),
         (("--not-before", "1 0"), "not_before holds what is no version"),
         (("--expires", "soon"), "'soon' is not a date"),
+        (("--expires-days", "99999999"), "expires is not as a manifest has it"),
         (("--key", "key.pub"), "no Ed25519 private key"),
         (("--key", "missing"), "cannot read missing"),
     ],

@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -114,7 +114,7 @@ def _sign(arguments: argparse.Namespace) -> int:
     size, sha256, md5 = _digests(arguments.file)
     expires = arguments.expires
     if expires is None:
-        expires = int((datetime.now(UTC) + timedelta(days=arguments.expires_days)).timestamp())
+        expires = int(datetime.now(UTC).timestamp()) + arguments.expires_days * 86_400
 
     def manifest() -> Manifest:
         return Manifest(

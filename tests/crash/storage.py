@@ -325,7 +325,7 @@ class StorageFaults(CrashLoop):
         self._wait(gateway, lambda: bool(gateway.injected()), self._traffic_s(position))
         if gateway.injected():
             self._wait(gateway, lambda: False, AFTERWARDS_S)
-        alive = gateway.code is None and self._serves_on(gateway, position, number)
+        alive = gateway.code is None and self._serves_on(gateway, position)
         refused = self._dismiss(gateway, hands)
         gateway.detach()
         named = [_short(text, str(self.folder)) for _, text in gateway.injected()]
@@ -347,13 +347,13 @@ class StorageFaults(CrashLoop):
         while gateway.code is None and not reached() and time.monotonic() < give_up:
             time.sleep(0.02)
 
-    def _serves_on(self, gateway: TracedGateway, position: Position, number: int) -> bool:
+    def _serves_on(self, gateway: TracedGateway, position: Position) -> bool:
         """A fault that is over costs nothing more; False: it was stopping after all."""
         if position.moment == "first":
             return True
         gateway.detach()
         try:
-            self._serves(gateway, number)
+            self._serves(gateway)
         except (AssertionError, httpx.TransportError):
             self._wait(gateway, lambda: False, WITHIN_S / 6)
             if gateway.code is None:
@@ -361,9 +361,10 @@ class StorageFaults(CrashLoop):
             return False
         return True
 
-    def _serves(self, gateway: TracedGateway, number: int) -> None:
+    def _serves(self, gateway: TracedGateway) -> None:
+        self.totals["asked"] += 1
         with Operator(gateway) as operator:
-            name = f"after-{number}"
+            name = f"after-{self.totals['asked']}"
             operator.call("POST", "/products/other/devices", 201, json={"identifier": name})
             self._promised[f"/products/other/devices/{name}"] = 200
             firmware = operator.add_firmware(name, os.urandom(2000), "other")

@@ -154,7 +154,7 @@ def _bars_into(axes: Any, row: Row, *, small: bool = False) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.locator_params(axis="x", nbins=5)
-    axes.xaxis.set_major_formatter("{x:,.5g}")
+    axes.xaxis.set_major_formatter("{x:,.7g}")
     axes.tick_params(labelsize=size)
     unit = known[order[0]].unit + ("" if row.higher_is_better else ", less is better")
     axes.set_xlabel(unit, fontsize=size)

@@ -207,11 +207,11 @@ class StorageFaults(CrashLoop):
         """Every position, or these. BrokenPromise names the one."""
         self.outcomes = {}
         try:
-            for number, position in enumerate(self._counted(deep) if positions is None else positions, 1):
+            for position in self._counted(deep) if positions is None else positions:
                 try:
                     if position.moment != "first":
                         self._have_fleet()
-                    outcome = self._fail(position, number)
+                    outcome = self._fail(position)
                 except (AssertionError, BrokenPromise, httpx.TransportError) as error:
                     self.totals["broken"] += 1
                     self.say(f"BROKEN: {position}: {error}")
@@ -262,7 +262,7 @@ class StorageFaults(CrashLoop):
         for moment in MOMENTS:
             if moment != "first":
                 self._have_fleet()
-            numbers = self._run(Position(moment, "none", 0, ""), 0)[1]
+            numbers = self._run(Position(moment, "none", 0, ""))[1]
             told = ", ".join(f"{call} {' '.join(map(str, of_it[:deep]))}" for call, of_it in numbers.items())
             self.say(f"{moment}: {told}")
             for call, of_it in numbers.items():
@@ -272,9 +272,9 @@ class StorageFaults(CrashLoop):
                         if self.only in str(position):
                             yield position
 
-    def _fail(self, position: Position, number: int) -> Outcome:
+    def _fail(self, position: Position) -> Outcome:
         """One position, and then a start without faults that finds everything in its place."""
-        outcome = self._run(position, number)[0]
+        outcome = self._run(position)[0]
         if position.moment == "first":
             return outcome
         gateway = self._start()
@@ -288,7 +288,7 @@ class StorageFaults(CrashLoop):
 
     # -- a run -----------------------------------------------------------------------------------------
 
-    def _run(self, position: Position, number: int) -> tuple[Outcome, dict[str, list[int]]]:
+    def _run(self, position: Position) -> tuple[Outcome, dict[str, list[int]]]:
         data, listen = self.data, self._listen
         if position.moment == "first":
             data = self.folder / "first"
@@ -302,7 +302,7 @@ class StorageFaults(CrashLoop):
             else:
                 gateway.wait_for(lambda: WAITING in gateway.log)
             gateway.attach(position)
-            outcome = self._use(gateway, position, number)
+            outcome = self._use(gateway, position)
         finally:
             gateway.kill()
         numbers = gateway.counted()
@@ -311,13 +311,14 @@ class StorageFaults(CrashLoop):
             raise BrokenPromise("\n".join(found[:50]))
         return outcome, numbers
 
-    def _use(self, gateway: TracedGateway, position: Position, number: int) -> Outcome:
+    def _use(self, gateway: TracedGateway, position: Position) -> Outcome:
         """Until the position was reached, or surely never is; and what became of the gateway."""
         hands = None
         try:
             gateway.wait_ready()
             if position.moment != "first":
-                hands = Hands(Operator(gateway), number)
+                self.totals["hands"] += 1
+                hands = Hands(Operator(gateway), self.totals["hands"])
                 hands.start()
         except (AssertionError, httpx.TransportError):
             if gateway.code is None:

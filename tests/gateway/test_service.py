@@ -446,6 +446,19 @@ async def test_secrets_are_shown_once(autojump_clock: object) -> None:
         assert (view.name, view.identifier) == ("灯", "d1")
 
 
+async def test_secrets_begin_with_a_letter_or_digit(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of them goes through spreadsheets and shells: none is a formula or an option there."""
+    async with gateway_harness() as harness:
+        await harness.set_up()
+        drawn = iter(["-formula", "_x", "good1", "-option", "2good"])
+        monkeypatch.setattr("secrets.token_urlsafe", lambda size: next(drawn))
+        registered = await harness.service.register_device("lamp", RegisterDeviceRequest("d7"))
+        rotated = await harness.service.rotate_secret("lamp", "d7")
+        assert (registered.secret, rotated.secret) == ("good1", "2good")
+
+
 async def test_a_deleted_device_may_be_registered_again(autojump_clock: object) -> None:
     async with gateway_harness() as harness:
         device, made = await reach(harness, "failed")

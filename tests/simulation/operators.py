@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import trio
+
 from otagate.errors import NotFound, RequestError
 from otagate.gateway.upgrades import number_of
 from otagate.gateway.views import (
@@ -149,6 +151,9 @@ class Operators:
         try:
             view = await world.service.rotate_secret(device.product, device.identifier)
             device.agent._secret = view.secret
+        except Killed:
+            await trio.sleep(1)  # the store may have it although nobody hears of it
+            raise
         finally:
             found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
             if found is not None:
@@ -161,6 +166,9 @@ class Operators:
         device.secret_ms = None
         try:
             await world.service.delete_device(device.product, device.identifier)
+        except Killed:
+            await trio.sleep(1)  # as above
+            raise
         finally:
             found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
             device.deleted = found is None

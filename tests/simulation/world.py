@@ -249,8 +249,8 @@ class World:
                     await self.gateway.drain()
             except Killed:
                 return  # killed while it was stopping
-            if self.gateway.plane is not plane:
-                return
+            if self.down or self.gateway.plane is not plane:
+                return  # so it was, and whoever killed it starts it
         self.down = True
         self.killed.set()
         plane.die()

@@ -193,7 +193,7 @@ class FleetService(OperatorsService):
 
     async def rotate_secret(self, product: str, identifier: str, *, by: Act = GATEWAY) -> DeviceWithSecret:
         """A new secret; the live session ends."""
-        change = records.RotateSecret(product, identifier, secrets.token_urlsafe(24))
+        change = records.RotateSecret(product, identifier, _new_secret())
         note = noting(f"{product}/{identifier}")
         device: records.Device = await self._act(by, "device.rotate_secret", note, change, as_is)
         self._gateway.end_session(device.number, b"secret rotated")
@@ -226,11 +226,18 @@ class FleetService(OperatorsService):
         )
 
 
+def _new_secret() -> str:
+    """192 random bits that begin with a letter or digit, as neither a formula nor an option does."""
+    while not (secret := secrets.token_urlsafe(24))[0].isalnum():
+        pass
+    return secret
+
+
 def _checked_device(request: RegisterDeviceRequest) -> records.NewDevice:
     identifier = validation.check_identifier(request.identifier)
     name = identifier if request.name is None else validation.check_device_name(request.name)
     if request.secret is None:
-        return records.NewDevice(identifier, name, secrets.token_urlsafe(24))
+        return records.NewDevice(identifier, name, _new_secret())
     return records.NewDevice(identifier, name, validation.check_secret(request.secret))
 
 

@@ -10,12 +10,14 @@ export function save(name, type, parts) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** A line of CSV (RFC 4180). A cell that a spreadsheet would take for a formula gets an apostrophe first. */
+/**
+ * A line of CSV (RFC 4180), every cell as it is: what is saved here are secrets, and devices get them from the
+ * file. An apostrophe before what a spreadsheet would take for a formula would make another secret of it.
+ */
 export function csvLine(cells) {
   const written = cells.map((cell) => {
     const text = String(cell ?? "");
-    const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   });
   return `${written.join(",")}\r\n`;
 }

@@ -13,6 +13,7 @@ from otagate.gateway.views import (
     FirmwareMetadata,
     RegisterDeviceRequest,
 )
+from otagate.store.sealing import about_device
 from otagate.upgrade.model import BatchStatus
 from tests.simulation.devices import SimulatedDevice
 from tests.simulation.plan import DAY_MS, HOUR_MS, MINUTE_MS
@@ -152,7 +153,8 @@ class Operators:
         finally:
             found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
             if found is not None:
-                device.agent._secret = found.secret
+                about = about_device(found.product, found.identifier)
+                device.agent._secret = world.store.sealer.open(found.sealed, about)
             device.secret_ms = world.now_ms
 
     async def _delete_device(self) -> None:

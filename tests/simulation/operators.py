@@ -1,7 +1,8 @@
 """Operators: they create, abort, register, rotate and delete, and remember what they were told."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -145,33 +146,30 @@ class Operators:
             world.violate("durability", f"the abort of batch {number} was answered and is not durable")
 
     async def _rotate(self) -> None:
-        world = self._world
         device = self._any_device()
+        async with self._found_out(device):
+            await self._world.service.rotate_secret(device.product, device.identifier)
+
+    async def _delete_device(self) -> None:
+        device = self._any_device()
+        async with self._found_out(device):
+            await self._world.service.delete_device(device.product, device.identifier)
+
+    @asynccontextmanager
+    async def _found_out(self, device: SimulatedDevice) -> AsyncIterator[None]:
+        """What became of a device and its secret, whether the action was answered or not."""
+        world = self._world
         device.secret_ms = None
         try:
-            view = await world.service.rotate_secret(device.product, device.identifier)
-            device.agent._secret = view.secret
+            yield
         except Killed:
             await trio.sleep(1)  # the store may have it although nobody hears of it
             raise
         finally:
             found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
+            device.deleted = found is None
             if found is not None:
                 device.agent._secret = found.secret
-            device.secret_ms = world.now_ms
-
-    async def _delete_device(self) -> None:
-        world = self._world
-        device = self._any_device()
-        device.secret_ms = None
-        try:
-            await world.service.delete_device(device.product, device.identifier)
-        except Killed:
-            await trio.sleep(1)  # as above
-            raise
-        finally:
-            found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
-            device.deleted = found is None
             device.secret_ms = world.now_ms
 
     async def _register_one(self) -> None:

@@ -1,7 +1,9 @@
 """Downloads: chunks at any offset and size, any break of a write, STOP, REPLACED, the line, broken images."""
 
+import contextlib
 import os
 import random
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -394,6 +396,52 @@ def test_downloads_share_turns(make_rig: Callable[..., Rig], tmp_path: Path) -> 
     assert rig.plane.statistics()["transfers_started"] == 4
     for i, peer in enumerate(peers):
         assert chunks_until(rig, peer, len(content)) == expected(i, 0, len(content), 262_144, content)
+
+
+def test_a_message_waits_for_a_slice_of_downloads_not_for_each(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    rig = make_rig(connection_sndbuf_bytes=limits.connection_sndbuf_bytes, drain_stream_ns=0)
+    content = CONTENT * 10
+    load(rig, tmp_path, content, (256 * 1024,))
+    peers = [rig.login(LINKS[i % 2], device=i) for i in range(10)]
+    honest = rig.login("tcp", device=10)
+    rig.settle()
+    rig.apply(*(stream(peer.conn, i, 0, len(content), 262_144, content) for i, peer in enumerate(peers)))
+    honest.send(TEXT, b"report")
+    events = rig.plane.drain(budget_ns=1)  # a slice of no time is one turn; and one turn for who speaks
+    assert [event[1] for event in events if event[0] == plane.MESSAGE] == [honest.conn]
+    assert 0 < rig.plane.statistics()["bytes_streamed"] <= limits.turn_sendfile_bytes_max
+    assert rig.plane.pending
+    for i, peer in enumerate(peers):
+        assert chunks_until(rig, peer, len(content)) == expected(i, 0, len(content), 262_144, content)
+
+
+def sndbuf_of(peer: Peer) -> int:
+    """What the kernel says of the plane's end (it doubles what was asked for)."""
+    with socket.socket(fileno=os.dup(peer.socket.fileno())) as here:
+        address = here.getsockname()
+    folder = Path("/proc/self/fd")
+    for name in os.listdir(folder):
+        if not (folder / name).is_socket():
+            continue
+        with socket.socket(fileno=os.dup(int(name))) as end, contextlib.suppress(OSError):
+            if end.family == socket.AF_INET and end.getpeername() == address:
+                return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+    raise AssertionError("the plane has no such connection")
+
+
+def test_downloads_share_what_is_under_way(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    """One has all it may have; the more there are, the less each, down to what any connection has."""
+    rig = make_rig(
+        connection_sndbuf_bytes=40_000, streaming_sndbuf_bytes=90_000, connection_output_bytes_max=16_384
+    )
+    load(rig, tmp_path, CONTENT * 20, (65536,))
+    peers = [rig.login("tcp", device=i, rcvbuf=4096) for i in range(8)]
+    assert {sndbuf_of(peer) for peer in peers} == {16_384}
+    for i, peer in enumerate(peers):
+        rig.apply(stream(peer.conn, i, 0, SIZE * 20, 65536, CONTENT * 20))
+    assert [sndbuf_of(peer) for peer in peers] == [40_000, 40_000, 30_000, 22_500, 18_000] + 3 * [16_384]
 
 
 @both_links

@@ -20,7 +20,7 @@ from otagate.plane.state cimport (
     Connection, Core, Job,
 )
 from otagate.plane.strangers cimport forget_stranger
-from otagate.plane.table cimport enqueue, find, touch, untouch
+from otagate.plane.table cimport enqueue, find, has_turns, touch, untouch
 from otagate.plane.tls cimport drop_certificate
 from otagate.plane.transfer cimport begin_transfer, find_image, has_digests, stop_transfer
 from otagate.plane.wheel cimport wake
@@ -133,5 +133,5 @@ cdef void flush_touched(Core* core) noexcept nogil:
         write_turn(core, connection, &left)
         if connection.phase != PHASE_FREE and wants_turn(connection):
             enqueue(core, connection)
-    if core.ready.count or core.shaking.count or core.events_size:
+    if has_turns(core) or core.events_size:
         wake(core)

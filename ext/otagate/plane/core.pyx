@@ -10,6 +10,10 @@ for Python, at the end of the round (so that one connection gives at most `turn_
 drain, and answers cannot pile up behind them); when nothing is left to do. Rounds without events (handshakes,
 pings, downloads) follow one another within the budget and wake no Python.
 
+A download's turn is as long as thirty messages' turns, so who has but a file to send waits in a line of its
+own, and a slice of each round, `stream_ns`, is for that line. A message waits for a slice, never for a turn of
+each of 1,000 downloads; and downloads get their slice however many messages there are.
+
 A TLS handshake costs as much as a hundred messages, so those in one wait in a line of their own behind
 everybody else's turns, and few of them get one in a drain. A fleet that returns is let in as fast as the
 handshakes go, and meanwhile nobody waits for more than these few.
@@ -125,8 +129,12 @@ cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
     while core.events_size < core.bounds.events_max:
         turn_wheel(core)
         polled = poll(core, end_ns)
-        if polled <= 0 and core.ready.count == 0 and (core.shaking.count == 0 or core.handshakes_left == 0):
+        if (
+            polled <= 0 and core.ready.count == 0 and core.streaming.count == 0
+            and (core.shaking.count == 0 or core.handshakes_left == 0)
+        ):
             break
+        stream(core, end_ns)
         run_round(core, end_ns)
         shake_hands(core, end_ns)
         if core.events_size or core.now_ns >= end_ns:
@@ -140,6 +148,21 @@ cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
     while left and core.events_size < core.bounds.events_max:
         left -= 1
         connection = dequeue(core, &core.ready)
+        if connection != NULL:
+            take_turn(core, connection)
+        read_clock(core)
+        if core.now_ns >= end_ns:
+            break
+
+
+cdef void stream(Core* core, int64_t end_ns) noexcept nogil:
+    """Before the messages, whose events may end the round; one turn at least."""
+    cdef Connection* connection
+    cdef uint32_t left = core.streaming.count
+    end_ns = min(end_ns, core.now_ns + core.bounds.stream_ns)
+    while left and core.events_size < core.bounds.events_max:
+        left -= 1
+        connection = dequeue(core, &core.streaming)
         if connection != NULL:
             take_turn(core, connection)
         read_clock(core)

@@ -36,7 +36,7 @@ from otagate.plane.system cimport (
     fstat, getpeername, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t, stat_t,
 )
-from otagate.plane.table cimport find
+from otagate.plane.table cimport find, has_turns
 from otagate.plane.tls cimport create_tls
 from otagate.plane.transfer cimport add_image, drop_image, find_image, set_digests
 from otagate.plane.wheel cimport age_ms, read_clock, wake
@@ -298,9 +298,11 @@ cdef class Plane:
         message_bytes_max=None,
         connection_output_bytes_max=None,
         connection_sndbuf_bytes=limits.connection_sndbuf_bytes,
+        streaming_sndbuf_bytes=limits.streaming_sndbuf_bytes,
         turn_messages_max=limits.turn_messages_max,
         turn_sendfile_bytes_max=limits.turn_sendfile_bytes_max,
         drain_handshakes_max=limits.drain_handshakes_max,
+        drain_stream_ns=limits.drain_stream_ns,
         drain_events_max=limits.drain_events_max,
         strangers_per_address_max=limits.strangers_per_address_max,
         bint echo=False,
@@ -321,6 +323,8 @@ cdef class Plane:
         assert 0 < turn_sendfile_bytes_max
         assert 0 < drain_events_max
         assert 0 < drain_handshakes_max
+        assert 0 <= drain_stream_ns
+        assert 0 <= streaming_sndbuf_bytes < 1 << 31
         assert connection_output_bytes_max < 2**31
         assert 0 < strangers_per_address_max < 2**16
         bounds.connections_max = connections_max
@@ -339,7 +343,9 @@ cdef class Plane:
         bounds.events_max = drain_events_max
         bounds.strangers_per_address_max = strangers_per_address_max
         bounds.handshakes_max = drain_handshakes_max
+        bounds.stream_ns = drain_stream_ns
         bounds.sndbuf_bytes = connection_sndbuf_bytes
+        bounds.streaming_sndbuf_bytes = streaming_sndbuf_bytes
         bounds.echo = echo
         self.core = create_core(&bounds, &failure)
         if self.core == NULL:
@@ -451,7 +457,7 @@ cdef class Plane:
     @property
     def pending(self):
         cdef Core* core = self.opened()
-        return core.ready.count > 0 or core.shaking.count > 0 or core.events_size > 0
+        return has_turns(core) or core.events_size > 0
 
     def apply(self, list commands not None):
         cdef Core* core = self.opened()

@@ -77,7 +77,6 @@ cdef enum Flag:
     BACKLOG = 128                       # `input` holds whole frames: take them before reading more
     ADMITTED = 256                      # Python will be told of its end
     DUE = 512                           # the wheel says that a deadline passed
-    CAPPED = 1024                       # SO_SNDBUF was set
     FINISHED = 2048                     # the peer's close frame is here: after our answer, close
     SHAKING = 4096                      # TLS was begun: its turns are those of handshakes
 
@@ -329,7 +328,9 @@ cdef struct Bounds:
     uint32_t events_max
     uint16_t strangers_per_address_max
     uint32_t handshakes_max
-    int sndbuf_bytes
+    int64_t stream_ns
+    int sndbuf_bytes                    # of one download
+    int streaming_sndbuf_bytes          # of all of them
     bint echo
 
 
@@ -365,6 +366,7 @@ cdef struct Core:
     uint32_t free_slot                  # the most recently freed
     Line ready
     Line shaking                        # those in a handshake: few of them get a turn in a drain
+    Line streaming                      # those that have but a file to send: a slice of each round is theirs
     uint32_t handshakes_left            # turns of this drain
     uint32_t touched_first
     uint32_t touched_last

@@ -14,6 +14,10 @@ cdef inline uint64_t number_of(Core* core, Connection* connection) noexcept nogi
     return slot_of(core, connection) | <uint64_t>connection.generation << SLOT_BITS
 
 
+cdef inline bint has_turns(Core* core) noexcept nogil:
+    return core.ready.count > 0 or core.streaming.count > 0 or core.shaking.count > 0
+
+
 cdef int create_table(Core* core) noexcept nogil                        # 0, or -1: no memory
 cdef void destroy_table(Core* core) noexcept nogil
 cdef Connection* find(Core* core, uint64_t number) noexcept nogil       # NULL: stale, or never given

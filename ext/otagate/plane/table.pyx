@@ -9,18 +9,18 @@ so a number that outlived its connection finds nothing: `find` is the one door, 
 rather than a pointer goes through it.
 
 The ready list is a queue of slots that wait for a turn, linked through the slots themselves; those in a TLS
-handshake wait in a line of their own, so that nobody waits behind them. Invariant: a slot is on one of the
-two exactly if QUEUED is set. A connection that ends stays on it (one cannot take a link from
-the middle), and so QUEUED and `ready_next` belong to the slot: they outlive the connection, and a new one
-in the same slot may get a turn that it did not ask for, which finds nothing to do. The list of touched
-connections (those that one `apply` writes to) is made in the same way.
+handshake, and those that have but a file to send, wait in lines of their own, so that nobody else waits behind
+them. Invariant: a slot is on one of the three exactly if QUEUED is set. A connection that ends stays on it
+(one cannot take a link from the middle), and so QUEUED and `ready_next` belong to the slot: they outlive the
+connection, and a new one in the same slot may get a turn that it did not ask for, which finds nothing to do.
+The list of touched connections (those that one `apply` writes to) is made in the same way.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from otagate.plane.state cimport (
-    PHASE_FREE, QUEUED, SHAKING, SLOT_BITS, SLOT_MASK, TOUCHED, Connection, Core, Line,
+    PHASE_FREE, QUEUED, READABLE, SHAKING, SLOT_BITS, SLOT_MASK, TOUCHED, Connection, Core, Line,
 )
 from otagate.plane.system cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap,
@@ -88,9 +88,17 @@ cdef void release(Core* core, Connection* connection) noexcept nogil:
     core.count -= 1
 
 
+cdef Line* line_of(Core* core, Connection* connection) noexcept nogil:
+    if connection.flags & SHAKING:
+        return &core.shaking
+    if connection.transfer != NULL and connection.transfer.running and not connection.flags & READABLE:
+        return &core.streaming
+    return &core.ready
+
+
 cdef void enqueue(Core* core, Connection* connection) noexcept nogil:
     cdef uint32_t slot = slot_of(core, connection)
-    cdef Line* line = &core.shaking if connection.flags & SHAKING else &core.ready
+    cdef Line* line = line_of(core, connection)
     if connection.flags & QUEUED:
         return
     connection.flags |= QUEUED

@@ -22,7 +22,7 @@ from otagate.wire.frames cimport (
 
 from otagate.plane.events cimport push_transfer
 from otagate.plane.state cimport (
-    CAPPED, CHUNK_BITS_MIN, CHUNK_SIZES, END_DONE, END_FAILED, END_NOT, END_REPLACED, END_STOPPED,
+    CHUNK_BITS_MIN, CHUNK_SIZES, END_DONE, END_FAILED, END_NOT, END_REPLACED, END_STOPPED,
     EVENT_ENDED, EVENT_STARTED, LINK_TCP, PHASE_OPEN, TRANSPORT_AGAIN, TRANSPORT_UNREADABLE,
     Connection, Core, Image, Job, Transfer,
 )
@@ -134,7 +134,14 @@ cdef void leave_line(Core* core, Transfer* transfer) noexcept nogil:
     core.waiting -= 1
 
 
+cdef int share_of_sndbuf(Core* core) noexcept nogil:
+    """What is under way to all readers is to stay in the processor's cache until they read it."""
+    cdef int share = core.bounds.streaming_sndbuf_bytes // <int>core.running
+    return min(max(share, <int>core.bounds.output_bytes_max), core.bounds.sndbuf_bytes)
+
+
 cdef void run_waiting(Core* core) noexcept nogil:
+    cdef int sndbuf
     cdef Transfer* transfer
     cdef Connection* connection
     while core.running < core.bounds.transfers_max and core.waiting_first != NULL:
@@ -143,9 +150,8 @@ cdef void run_waiting(Core* core) noexcept nogil:
         transfer.running = 1
         core.running += 1
         connection = core.connections + transfer.slot
-        if not connection.flags & CAPPED:
-            connection.flags |= CAPPED
-            setsockopt(connection.fd, SOL_SOCKET, SO_SNDBUF, &core.bounds.sndbuf_bytes, sizeof(int))
+        sndbuf = share_of_sndbuf(core)
+        setsockopt(connection.fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf))
         enqueue(core, connection)
 
 

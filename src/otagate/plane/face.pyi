@@ -125,11 +125,13 @@ class Plane:
         message_bytes_max: int | None = None,
         connection_output_bytes_max: int | None = None,
         connection_sndbuf_bytes: int = ...,
+        streaming_sndbuf_bytes: int = ...,
         turn_messages_max: int = ...,
         turn_sendfile_bytes_max: int = ...,
         drain_events_max: int = ...,
         strangers_per_address_max: int = ...,
         drain_handshakes_max: int = ...,
+        drain_stream_ns: int = ...,
         echo: bool = False,
     ) -> None: ...
     def listen(self, fd: int, security: int = ...) -> None:

@@ -114,7 +114,7 @@ async def test_readers_that_stop_are_ended_in_time(tmp_path: Path, attack: Attac
             await world.add_firmware("3.0", bytes(8_000_000))
             devices = [f"x{number}" for number in range(peers)]
             await world.create_batch("f2", range="directed", devices=devices)
-        with Crowd(world.address, attack, peers, rcvbuf=4_096) as crowd:
+        with Crowd(world.address, attack, peers, buffer=4_096) as crowd:
             gateway = world.gateway
 
             await wait_crowd(world, crowd, lambda: len(gateway.presence) == 1 + peers)
@@ -201,7 +201,7 @@ async def test_floods_of_connections(
 
 async def test_many_connections_of_one_address(tmp_path: Path) -> None:
     async with a_world(tmp_path, 0, strangers_per_address_max=50) as (world, honest):
-        with Crowd(world.address, attacks.silent, 80, source="127.0.0.2") as crowd:
+        with Crowd(world.address, attacks.silent, 80, sources=["127.0.0.2"]) as crowd:
             await wait_crowd(world, crowd, lambda: len(crowd) == 50)
             assert await counted(world, "otagate_strangers_refused_total") == 30
             await serve_honest(world, honest)

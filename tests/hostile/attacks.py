@@ -2,7 +2,7 @@
 
 `yield` means: I have done what can be done now, come back later. So thousands of peers take turns in one
 thread (`Crowd.step`), beside a gateway in the same process or in another one. A peer whose connection is over
-is counted by how it ended, and comes again if its attack is a flood of connections.
+is counted by how it ended, and by how long after its last good act (`Wire.begin`); it may come again.
 """
 
 import errno
@@ -10,11 +10,13 @@ import json
 import select
 import socket
 import struct
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, cycle
 
+from otagate import limits
 from tests.end_to_end.device import CLOSE, PING, SECRET, TEXT, encode, mac, tcp_frame, websocket_frame
 
 CONTINUATION = 0
@@ -28,18 +30,22 @@ FLOOD_BYTES = 8_192  # about, of a flood at one step
 
 
 class Gone(Exception):  # noqa: N818 - what happened
-    """The connection is over; the argument says how: a close code, "reset" or "ended"."""
+    """It is over; the argument says how: a close code, "reset", "ended", or what the peer wanted."""
 
 
 class Wire:
-    """A non-blocking socket of a hostile peer; on the raw link until `websocket` is set."""
+    """A non-blocking socket of a hostile peer; on the raw link until `websocket` is set.
 
-    def __init__(self, address: tuple[str, int], source: str, identifier: str, rcvbuf: int) -> None:
+    `buffer`: bytes of its receive buffer; 0: the system's.
+    """
+
+    def __init__(self, address: tuple[str, int], source: str, identifier: str, buffer: int) -> None:
         self.identifier = identifier
         self.websocket = False
+        self.begun_s: float | None = None
         self._socket = socket.socket()
-        if rcvbuf:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        if buffer:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         if source:
             self._socket.bind((source, 0))
         self._socket.setblocking(False)
@@ -47,6 +53,10 @@ class Wire:
             self._socket.connect(address)
         self._unsent = b""
         self._unread = bytearray()
+
+    def begin(self) -> None:
+        """From now on it does what it should not: it is given so long, and no longer."""
+        self.begun_s = time.monotonic()
 
     def send(self, data: bytes) -> bool:
         """Send what goes; the rest goes first the next time. Returns whether all went. Gone."""
@@ -158,10 +168,10 @@ def open_websocket(wire: Wire) -> Generator[None, None, str]:
     return str(challenge["nonce"])
 
 
-def hello(wire: Wire, nonce: str, secret: str = SECRET) -> bytes:
+def hello(wire: Wire, nonce: str, secret: str = SECRET, version: str = "1.0") -> bytes:
     """The hello of the device whose name the peer has."""
     proof = mac(secret, nonce, "lamp", wire.identifier)
-    return encode("hello", product="lamp", device=wire.identifier, version="1.0", mac=proof)
+    return encode("hello", product="lamp", device=wire.identifier, version=version, mac=proof)
 
 
 def log_in(wire: Wire, opened: Callable[[Wire], Generator[None, None, str]] = open_link) -> Steps:
@@ -177,6 +187,7 @@ def log_in(wire: Wire, opened: Callable[[Wire], Generator[None, None, str]] = op
 
 def slow_handshake(wire: Wire) -> Steps:
     """A head that never ends, a byte at a time."""
+    wire.begin()
     for byte in b"GET /device HTTP/1.1\r\nX-Patience: ":
         wire.send(bytes([byte]))
         wire.read()
@@ -187,9 +198,22 @@ def slow_handshake(wire: Wire) -> Steps:
         yield
 
 
+def slow_preface(wire: Wire) -> Steps:
+    """The raw link's first bytes, but for the last."""
+    wire.begin()
+    for byte in b"OTG":
+        wire.send(bytes([byte]))
+        wire.read()
+        yield
+    while True:
+        wire.read()
+        yield
+
+
 def slow_hello(wire: Wire) -> Steps:
     """Pings, and a hello that never ends."""
     nonce = yield from open_link(wire)
+    wire.begin()
     wire.send(wire.encode(PING))
     whole = wire.encode(TEXT, hello(wire, nonce))
     for byte in whole[:-1]:
@@ -201,9 +225,25 @@ def slow_hello(wire: Wire) -> Steps:
         yield
 
 
+def slow_fragments(wire: Wire) -> Steps:
+    """A hello in fragments of a byte, the last of which never comes."""
+    nonce = yield from open_websocket(wire)
+    wire.begin()
+    opcode = TEXT
+    for byte in hello(wire, nonce)[:-1]:
+        wire.send(wire.encode(opcode, bytes([byte]), final=False))
+        wire.read()
+        opcode = CONTINUATION
+        yield
+    while True:
+        wire.read()
+        yield
+
+
 def slow_message(wire: Wire) -> Steps:
     """A session whose message never ends."""
     yield from log_in(wire)
+    wire.begin()
     whole = wire.encode(TEXT, b'{"type":"check","id":"' + b"x" * 2_000)
     for byte in cycle(whole[:-1]):
         wire.send(bytes([byte]))
@@ -214,6 +254,7 @@ def slow_message(wire: Wire) -> Steps:
 def half_open(wire: Wire) -> Steps:
     """A session whose device is gone, and nobody was told."""
     yield from log_in(wire)
+    wire.begin()
     while True:
         wire.look()
         yield
@@ -221,6 +262,7 @@ def half_open(wire: Wire) -> Steps:
 
 def silent(wire: Wire) -> Steps:
     """A connection that says nothing."""
+    wire.begin()
     while True:
         wire.read()
         yield
@@ -230,12 +272,13 @@ def silent(wire: Wire) -> Steps:
 
 
 def stuck_reader(wire: Wire) -> Steps:
-    """Asks, and never reads an answer."""
+    """Asks as long as anybody listens, and never reads an answer."""
     yield from log_in(wire)
     question = wire.encode(TEXT, encode("check", id="q" * 60)) * 50
     while True:
         wire.look()
         if wire.send(b""):
+            wire.begin()
             wire.send(question)
         yield
 
@@ -247,6 +290,7 @@ def stuck_download(wire: Wire) -> Steps:
     firmware = offer["firmware"]
     assert isinstance(firmware, dict), offer
     wire.send(wire.encode(TEXT, encode("fetch", transfer=1, firmware=firmware["id"], offset=0)))
+    wire.begin()
     while True:
         wire.look()
         yield
@@ -257,6 +301,7 @@ def stuck_download(wire: Wire) -> Steps:
 
 def flood(wire: Wire, frames: Iterator[bytes]) -> Steps:
     """These frames for ever, reading what comes back."""
+    wire.begin()
     size = len(next(frames))
     together = max(FLOOD_BYTES // size, 1)
     while True:
@@ -335,10 +380,59 @@ def endless_fragments(wire: Wire) -> Steps:
     yield from flood(wire, cycle([wire.encode(CONTINUATION, b"", final=False)]))
 
 
+def large_fragments(wire: Wire) -> Steps:
+    """A message of fragments that are each of a good size, without end."""
+    yield from log_in(wire, open_websocket)
+    wire.send(wire.encode(TEXT, b"x", final=False))
+    yield from flood(wire, cycle([wire.encode(CONTINUATION, b"x" * 120, final=False)]))
+
+
 def oversize(wire: Wire) -> Steps:
     """A frame of 16 MiB, announced and begun."""
     yield from log_in(wire)
+    wire.begin()
     wire.send(b"\x01\xff\xff\xff" + b"x" * 4_000)
+    while True:
+        wire.read()
+        yield
+
+
+# -- logins by those who may ------------------------------------------------------------------------
+
+
+def visit(wire: Wire) -> Steps:
+    """Logs in, and is gone."""
+    yield from log_in(wire)
+    raise Gone("welcome")
+
+
+def answered(wire: Wire, least_s: int, most_s: int) -> Generator[None, None, str]:
+    """ "welcome", or "overloaded" with a time within these bounds, after which to come back."""
+    answer = yield from wait_message(wire)
+    if answer["type"] != "welcome":
+        assert answer["code"] == "overloaded", answer
+        assert least_s <= int(str(answer["retry_after_s"])) <= most_s, answer
+        return "overloaded"
+    return "welcome"
+
+
+def storm(wire: Wire) -> Steps:
+    """Logs in with a version that is new each time (so each login is a write), is gone, and comes at once."""
+    nonce = yield from open_link(wire)
+    version = f"1.{time.monotonic_ns() // 1000 % 10**9}"
+    wire.send(wire.encode(TEXT, hello(wire, nonce, version=version)))
+    least_s = limits.login_retry_after_s
+    raise Gone((yield from answered(wire, least_s, 3 * least_s)))
+
+
+def rival(wire: Wire) -> Steps:
+    """One of two boards with one identity: stays while it may, and comes back at once when it may not."""
+    nonce = yield from open_link(wire)
+    wire.send(wire.encode(TEXT, hello(wire, nonce)))
+    least_s = limits.takeover_retry_after_s
+    answer = yield from answered(wire, least_s, 2 * least_s)
+    if answer != "welcome":
+        raise Gone(answer)
     while True:
         wire.read()
         yield
@@ -347,7 +441,8 @@ def oversize(wire: Wire) -> Steps:
 class Crowd:
     """Many peers of one attack. `ended` counts how their connections ended.
 
-    `again`: who is gone comes back. `rcvbuf`: bytes of each one's receive buffer; 0: the system's.
+    again: who is gone comes back. sources: the addresses from which they come, in turn; none: the system's.
+    identities: of how many devices they are; 0: each is one of its own. buffer: see `Wire`.
     """
 
     def __init__(
@@ -357,20 +452,29 @@ class Crowd:
         peers: int,
         *,
         again: bool = False,
-        source: str = "",
-        rcvbuf: int = 0,
+        sources: Sequence[str] = ("",),
+        identities: int = 0,
+        buffer: int = 0,
         names: str = "x{}",
     ) -> None:
         self.ended: Counter[str] = Counter()
+        self.reached = 0  # connections that came as far as the attack itself
+        self._address = address
         self._attack = attack
         self._again = again
-        self._make = lambda number: Wire(address, source, names.format(number), rcvbuf)
+        self._sources = sources
+        self._identities = identities or peers
+        self._buffer = buffer
+        self._names = names
+        self._longest_s = 0.0
         self._peers: dict[int, tuple[Wire, Steps]] = {}
         for number in range(peers):
             self._begin(number)
 
     def _begin(self, number: int) -> None:
-        wire = self._make(number)
+        source = self._sources[number % len(self._sources)]
+        name = self._names.format(number % self._identities)
+        wire = Wire(self._address, source, name, self._buffer)
         self._peers[number] = wire, self._attack(wire)
 
     def __enter__(self) -> "Crowd":
@@ -389,10 +493,24 @@ class Crowd:
                 next(steps)
             except Gone as gone:
                 self.ended[str(gone)] += 1
+                if wire.begun_s is not None:
+                    self.reached += 1
+                    self._longest_s = max(self._longest_s, time.monotonic() - wire.begun_s)
                 wire.close()
                 del self._peers[number]
                 if self._again:
                     self._begin(number)
+
+    @property
+    def attacking(self) -> int:
+        """Peers that have come as far as the attack itself, ever."""
+        return self.reached + sum(wire.begun_s is not None for wire, _ in self._peers.values())
+
+    def longest_s(self) -> float:
+        """For how long one of them, at most, has gone on since it began, also of those who still do."""
+        now_s = time.monotonic()
+        begun = (wire.begun_s for wire, _ in self._peers.values() if wire.begun_s is not None)
+        return max(self._longest_s, now_s - min(begun, default=now_s))
 
     def close(self) -> None:
         """All go."""

@@ -133,11 +133,11 @@ def _filled(name: str, folder: Path, port: int, sndbuf: str = "") -> Path:
     return path
 
 
-def _nginx(sndbuf: str) -> Callable[[Path, int], list[str]]:
+def _nginx(sndbuf: str, configuration: str = "nginx.conf") -> Callable[[Path, int], list[str]]:
     def command(folder: Path, port: int) -> list[str]:
         (folder / "image.bin").write_bytes(os.urandom(IMAGE_BYTES))
         folder.chmod(0o755)
-        path = _filled("nginx.conf", folder, port, sndbuf)
+        path = _filled(configuration, folder, port, sndbuf)
         return [find("nginx") or "nginx", "-c", str(path.absolute()), "-g", f"user {_me()};"]
 
     return command
@@ -158,6 +158,11 @@ def _echo(folder: Path, port: int) -> list[str]:
 
 
 NGINX = {"request": HTTP, "missing": _program("nginx"), "version": _says("nginx", "-v")}
+# Of the scenario `tls`: they need {FOLDER}/certs, as `otagate certs dev` makes it.
+NGINX_TLS, NGINX_TLS_SNDBUF = (
+    Peer(name, "http", _nginx(sndbuf, "nginx_tls.conf"), does=frozenset(), **NGINX)  # type: ignore[arg-type]
+    for name, sndbuf in (("nginx", ""), ("nginx, SO_SNDBUF", f" sndbuf={SNDBUF_BYTES // 1024}k"))
+)
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (

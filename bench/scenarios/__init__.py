@@ -8,6 +8,7 @@ from .digests import hashing
 from .growth import curve
 from .reports import durable, report
 from .scale import big, mixed
+from .tls import tls
 from .upgrades import campaign, push, stream
 
 Scenario = Callable[..., list[Result]]
@@ -24,6 +25,7 @@ SCENARIOS: dict[str, Scenario] = {
     "mixed": mixed,
     "curve": curve,
     "hashing": hashing,
+    "tls": tls,
 }
 
 __all__ = [
@@ -41,4 +43,5 @@ __all__ = [
     "push",
     "report",
     "stream",
+    "tls",
 ]

@@ -55,18 +55,29 @@ def _close() -> Iterator[None]:
 class Peer:
     """A device on raw TCP below TLS, as blocking as can be."""
 
-    def __init__(self, gateway: GatewayProcess, folder: Path, device: str = "", before: bytes = b"") -> None:
-        context = ssl.create_default_context(cafile=folder / "ca.pem")
-        if device:
-            context.load_cert_chain(
-                folder / f"devices/lamp/{device}.pem", folder / f"devices/lamp/{device}.key"
-            )
+    def __init__(
+        self,
+        gateway: GatewayProcess,
+        folder: Path,
+        device: str = "",
+        before: bytes = b"",
+        session: ssl.SSLSession | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        if context is None:
+            context = ssl.create_default_context(cafile=folder / "ca.pem")
+            if device:
+                stem = folder / f"devices/lamp/{device}"
+                context.load_cert_chain(f"{stem}.pem", f"{stem}.key")
         raw = socket.create_connection(gateway.devices, timeout=20)
         raw.sendall(before)
-        self._open(raw, context)
+        self._open(raw, context, session)
 
-    def _open(self, raw: socket.socket, context: ssl.SSLContext) -> None:
-        self.socket = context.wrap_socket(raw, server_hostname="localhost")
+    def _open(
+        self, raw: socket.socket, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+    ) -> None:
+        OPEN.append(raw)
+        self.socket = context.wrap_socket(raw, server_hostname="localhost", session=session)
         OPEN.append(self.socket)
         self.socket.sendall(b"OTG\x01")
         self.nonce = self.receive()["nonce"]
@@ -102,6 +113,8 @@ def gateway_with(
             operator.call("POST", "/products", 201, json={"key": "lamp", "name": "Lamp", "auth": auth})
             operator.register("d1", "d2")
         yield gateway
+        while OPEN:  # or the gateway would wait for their close notifications
+            OPEN.pop().close()
 
 
 CASES = [
@@ -148,6 +161,50 @@ def test_a_product_s_own_authority(tmp_path: Path, folder: Path) -> None:
         peer = Peer.__new__(Peer)
         peer._open(socket.create_connection(gateway.devices, timeout=20), context)
         assert peer.hello("d1", secret=None)["type"] == "welcome"
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def test_a_uri_names_the_device_until_it_is_revoked(tmp_path: Path) -> None:
+    """Another template, and a revocation list that SIGHUP brings: it holds for tickets, too."""
+    folder, revoked = tmp_path / "certs", tmp_path / "crl.pem"
+    assert list(certs.make(folder))
+    for device in ("d1", "d2"):
+        (folder / "devices/lamp").mkdir(parents=True, exist_ok=True)
+        named = [f"subjectAltName=URI:urn:otagate:lamp:{device}", "extendedKeyUsage=clientAuth"]
+        certs._make(folder / f"devices/lamp/{device}", "any", named, 2, folder / "ca")
+    (tmp_path / "index.txt").touch()
+    config = tmp_path / "ca.cnf"
+    config.write_text(
+        f"[ca]\ndefault_ca = one\n[one]\ndatabase = {tmp_path}/index.txt\ndefault_md = sha256\n"
+        "default_crl_days = 30\n"
+    )
+    authority = ("-config", config, "-cert", folder / "ca.pem", "-keyfile", folder / "ca.key")
+    openssl("ca", *authority, "-gencrl", "-out", revoked)
+    environment = settings(
+        folder,
+        TLS__CLIENT_CERTIFICATES="required",
+        TLS__CLIENT_CA=str(folder / "ca.pem"),
+        TLS__CLIENT_CRL=str(revoked),
+        TLS__CERTIFICATE_NAME="uri",
+        TLS__CERTIFICATE_TEMPLATE="urn:otagate:{product}:{device}",
+    )
+    with gateway_with(tmp_path, environment, "certificate") as gateway:
+        before = Peer(gateway, folder, "d1")
+        assert before.hello("d1", secret=None)["type"] == "welcome"
+        assert Peer(gateway, folder, "d1").hello("d2", secret=None)["type"] == "error"
+        openssl("ca", *authority, "-revoke", folder / "devices/lamp/d1.pem")
+        openssl("ca", *authority, "-gencrl", "-out", revoked)
+        os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for(lambda: " reloaded " in gateway.log)
+        session = before.socket.session
+        assert session is not None
+        for ticket in (None, session):
+            with pytest.raises(ssl.SSLError, match="revoked"):
+                Peer(gateway, folder, "d1", session=ticket, context=before.socket.context)
+        assert Peer(gateway, folder, "d2").hello("d2", secret=None)["type"] == "welcome"
 
 
 def test_sighup_takes_a_new_certificate(tmp_path: Path) -> None:

@@ -310,6 +310,7 @@ def test_a_revoked_certificate_is_refused(rig: TlsRig, certs: Path, tmp_path: Pa
     rig.use(**given, revocations=(tmp_path / "crl.pem").read_bytes())
     assert greet_as(rig, client_context(certs, "lamp/d0")).certificate.startswith(b"lamp/d0\n")
     for peer in rig.peers[:]:
+        rig.apply((plane.CLOSE, peer.conn, 0, b""))
         peer.close()
     assert session is not None
     assert "revoked" in refused(rig, context).lower()
@@ -616,7 +617,14 @@ def test_renegotiation_is_refused(rig: TlsRig) -> None:
     assert "no renegotiation" in printed
 
 
-@pytest.mark.parametrize("arguments", [("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"), ("-alpn", "h2")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"),
+        ("-tls1_2", "-fallback_scsv"),  # somebody on the way made it fall back (RFC 7507)
+        ("-alpn", "h2"),
+    ],
+)
 def test_no_connection(rig: TlsRig, arguments: tuple[str, ...]) -> None:
     printed = s_client(rig, *arguments, until=b"alert")
     assert "alert" in printed

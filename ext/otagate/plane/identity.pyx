@@ -7,7 +7,7 @@ it would be left to chance which of them counts.
 """
 
 from libc.stdint cimport uint32_t, uint8_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport malloc, realloc
 from libc.string cimport memcpy
 
 from otagate.plane.openssl cimport (
@@ -93,6 +93,8 @@ cdef int describe(const X509Stack* chain, int kind, uint8_t** out, uint32_t* siz
         X509_digest(sk_X509_value(chain, i), EVP_sha256(), digest, NULL)
         write_hex(digest, text + at + 1)
         at += 1 + 2 * DIGEST_BYTES
-    out[0] = text
+    out[0] = <uint8_t*>realloc(text, max(at, <uint32_t>1))
+    if out[0] == NULL:
+        out[0] = text
     size[0] = at
     return 0

@@ -20,6 +20,8 @@ cdef extern from "openssl/ssl.h" nogil:
         pass
     ctypedef struct SSL:
         pass
+    ctypedef struct SSL_CIPHER:
+        pass
     ctypedef struct SSL_SESSION:
         pass
     ctypedef struct BIO:
@@ -106,7 +108,16 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_is_init_finished(const SSL* ssl)
     int SSL_session_reused(const SSL* ssl)
     SSL_SESSION* SSL_get_session(const SSL* ssl)
-    int SSL_set_session(SSL* ssl, SSL_SESSION* session)
+    SSL_SESSION* SSL_SESSION_new()
+    void SSL_SESSION_free(SSL_SESSION* session)
+    int SSL_SESSION_set_cipher(SSL_SESSION* session, const SSL_CIPHER* cipher)
+    int SSL_SESSION_set_protocol_version(SSL_SESSION* session, int version)
+    const SSL_CIPHER* SSL_SESSION_get0_cipher(const SSL_SESSION* session)
+    int SSL_SESSION_get_protocol_version(const SSL_SESSION* session)
+    X509* SSL_SESSION_get0_peer(SSL_SESSION* session)
+    int i2d_SSL_SESSION(const SSL_SESSION* session, uint8_t** out)
+    SSL_SESSION* d2i_SSL_SESSION(SSL_SESSION** session, const uint8_t** data, long size)
+    X509Stack* SSL_get_peer_cert_chain(const SSL* ssl)
     int SSL_SESSION_set1_ticket_appdata(SSL_SESSION* session, const void* data, size_t size)
     int SSL_SESSION_get0_ticket_appdata(SSL_SESSION* session, void** data, size_t* size)
 
@@ -122,6 +133,7 @@ cdef extern from "openssl/bio.h" nogil:
     BIO* BIO_new(const BIO_METHOD* method)
     BIO* BIO_new_mem_buf(const void* data, int size)
     int BIO_free(BIO* bio)
+    int BIO_up_ref(BIO* bio)
     void BIO_set_data(BIO* bio, void* data)
     void* BIO_get_data(BIO* bio)
     void BIO_set_init(BIO* bio, int yes)
@@ -156,6 +168,7 @@ cdef extern from "openssl/x509v3.h" nogil:
     int X509_verify_cert(X509_STORE_CTX* verifying)
     X509Stack* X509_STORE_CTX_get0_chain(const X509_STORE_CTX* verifying)
     void X509_STORE_CTX_set0_verified_chain(X509_STORE_CTX* verifying, X509Stack* chain)
+    X509* sk_X509_pop(X509Stack* stack)
     int sk_X509_num(const X509Stack* stack)
     X509* sk_X509_value(const X509Stack* stack, int index)
     int sk_GENERAL_NAME_num(const GeneralNames* names)

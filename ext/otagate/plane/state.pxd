@@ -23,7 +23,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from otagate.plane.openssl cimport BIO_METHOD, SSL, SSL_CTX
+from otagate.plane.openssl cimport BIO, BIO_METHOD, SSL, SSL_CTX
 from otagate.wire.frames cimport FrameHeader
 
 cdef enum:
@@ -298,6 +298,7 @@ cdef struct Network:
 cdef struct Tls:
     SSL_CTX* context                    # of new connections; NULL: none yet
     BIO_METHOD* method
+    BIO* bio                            # of all connections
     uint8_t* plain                      # RECORD_BYTES_MAX: plaintext gathered for one record
     uint8_t* sealing                    # SEALING_BYTES: records made and not yet given to the kernel
     uint32_t sealing_size

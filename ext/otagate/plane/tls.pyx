@@ -1,7 +1,8 @@
 """Receive, send and sendfile through OpenSSL, and the handshake before them.
 
 OpenSSL reads straight from the socket, through a BIO of ours that knows when the kernel has no more: one
-recv(2) for all records that have come, and none to be told so again. Its buffers exist only while half a
+recv(2) for all records that have come, and none to be told so again. All connections share that one BIO:
+whose call it is stands in `current`, and what it says of itself (retry, end) is asked within the call. Its buffers exist only while half a
 record waits (SSL_MODE_RELEASE_BUFFERS), so an idle connection has none.
 
 Writing never waits inside OpenSSL. What it writes (a flight, an alert, records) is gathered in `sealing`, of
@@ -23,10 +24,13 @@ from libc.string cimport memcpy
 from otagate.plane.openssl cimport (
     BIO, BIO_clear_retry_flags, BIO_CTRL_EOF, BIO_CTRL_FLUSH, BIO_free, BIO_get_data, BIO_meth_free,
     BIO_meth_new, BIO_meth_set_ctrl, BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data,
-    BIO_set_init, BIO_set_retry_read, BIO_TYPE_SOURCE_SINK, ERR_clear_error, SSL, SSL_CTX_free,
+    BIO_set_init, BIO_set_retry_read, BIO_TYPE_SOURCE_SINK, BIO_up_ref, ERR_clear_error, SSL, SSL_CTX_free,
     SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_free, SSL_get_error,
-    SSL_get_session, SSL_is_init_finished, SSL_new, SSL_read, SSL_SESSION_get0_ticket_appdata,
-    SSL_session_reused, SSL_set_accept_state, SSL_set_bio, SSL_shutdown, SSL_write,
+    SSL_get_peer_cert_chain, SSL_get_session, SSL_is_init_finished, SSL_new, SSL_read, SSL_SESSION,
+    SSL_SESSION_free, SSL_SESSION_get0_cipher, SSL_SESSION_get0_peer, SSL_SESSION_get0_ticket_appdata,
+    SSL_SESSION_get_protocol_version, SSL_SESSION_new, SSL_SESSION_set_cipher,
+    SSL_SESSION_set_protocol_version, SSL_session_reused, SSL_set_accept_state, SSL_set_bio, SSL_shutdown,
+    SSL_write, X509_free, X509Stack, d2i_SSL_SESSION, i2d_SSL_SESSION, sk_X509_num, sk_X509_pop,
 )
 from otagate.plane.state cimport (
     HANGUP, RECORD_BYTES_MAX, SEALING_BYTES, SHAKING,
@@ -38,6 +42,7 @@ from otagate.plane.system cimport MSG_MORE, MSG_NOSIGNAL, explicit_bzero, iovec,
 cdef enum:
     # Records are gathered up to here before a send: fewer calls, while all of it stays in the cache.
     SEALING_BYTES_ENOUGH = SEALING_BYTES - 2 * RECORD_BYTES_MAX
+    SESSION_BYTES_MAX = 256             # of one that says nothing of the peer
 
 
 # -- what OpenSSL calls ----------------------------------------------------------------------------
@@ -98,12 +103,19 @@ cdef int create_tls(Core* core) noexcept nogil:
     BIO_meth_set_read(tls.method, read_socket)
     BIO_meth_set_write(tls.method, gather)
     BIO_meth_set_ctrl(tls.method, control)
+    tls.bio = BIO_new(tls.method)
+    if tls.bio == NULL:
+        destroy_tls(core)
+        return -1
+    BIO_set_data(tls.bio, core)
+    BIO_set_init(tls.bio, 1)
     return 0
 
 
 cdef void destroy_tls(Core* core) noexcept nogil:
     cdef Tls* tls = &core.tls
     SSL_CTX_free(tls.context)
+    BIO_free(tls.bio)
     BIO_meth_free(tls.method)
     free(tls.plain)
     free(tls.sealing)
@@ -112,21 +124,15 @@ cdef void destroy_tls(Core* core) noexcept nogil:
 
 cdef int begin_tls(Core* core, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
     cdef Below* below = connection.below
-    cdef BIO* bio
     if below == NULL:
         below = connection.below = <Below*>calloc(1, sizeof(Below))
         if below == NULL:
             return -1
     below.ssl = SSL_new(core.tls.context)
-    bio = BIO_new(core.tls.method)
-    if below.ssl == NULL or bio == NULL:
-        SSL_free(below.ssl)
-        below.ssl = NULL
-        BIO_free(bio)
+    if below.ssl == NULL:
         return -1
-    BIO_set_data(bio, core)
-    BIO_set_init(bio, 1)
-    SSL_set_bio(below.ssl, bio, bio)
+    BIO_up_ref(core.tls.bio)
+    SSL_set_bio(below.ssl, core.tls.bio, core.tls.bio)
     SSL_set_accept_state(below.ssl)
     below.secured = 1
     core.counters.live_tls += 1
@@ -177,6 +183,32 @@ cdef int learn_certificate(Below* below) noexcept nogil:
     return 0
 
 
+cdef void shed_certificate(SSL* ssl) noexcept nogil:
+    """The client's certificate hangs on the session, and takes 10 KB of an idle connection. Whatever it has
+    to say was noted, and the tickets are made: so the session is read anew, over itself, from one that says
+    no more than version and cipher. If that fails, memory is all it costs."""
+    cdef SSL_SESSION* session = SSL_get_session(ssl)
+    cdef SSL_SESSION* bare
+    cdef X509Stack* chain = SSL_get_peer_cert_chain(ssl)
+    cdef uint8_t encoded[SESSION_BYTES_MAX]
+    cdef uint8_t* end = encoded
+    cdef const uint8_t* start = encoded
+    if SSL_SESSION_get0_peer(session) == NULL:
+        return
+    bare = SSL_SESSION_new()
+    if (
+        bare != NULL
+        and SSL_SESSION_set_cipher(bare, SSL_SESSION_get0_cipher(session))
+        and SSL_SESSION_set_protocol_version(bare, SSL_SESSION_get_protocol_version(session))
+        and 0 < i2d_SSL_SESSION(bare, NULL) <= SESSION_BYTES_MAX
+        and i2d_SSL_SESSION(bare, &end) > 0
+    ):
+        d2i_SSL_SESSION(&session, &start, end - encoded)
+        while chain != NULL and sk_X509_num(chain) > 0:
+            X509_free(sk_X509_pop(chain))
+    SSL_SESSION_free(bare)
+
+
 cdef int finish_handshake(Core* core, Connection* connection) noexcept nogil:
     cdef Below* below = connection.below
     if not is_secured(connection) or not SSL_is_init_finished(below.ssl):
@@ -185,7 +217,10 @@ cdef int finish_handshake(Core* core, Connection* connection) noexcept nogil:
     core.counters.handshakes += 1
     if SSL_session_reused(below.ssl):
         core.counters.resumptions += 1
-    return -1 if learn_certificate(below) < 0 else 1
+    if learn_certificate(below) < 0:
+        return -1
+    shed_certificate(below.ssl)
+    return 1
 
 
 cdef void say_farewell(Core* core, Connection* connection) noexcept nogil:

@@ -1,0 +1,59 @@
+"""What an idle TLS connection costs: OpenSSL's own state, and nothing of the certificate that it showed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from otagate import plane
+
+from .rig import PREFACE, TEXT, frame
+from .test_idle import allocated_bytes
+from .tls import TlsRig
+
+FEW, MANY = 20, 120
+BYTES_MAX = 16_384  # OpenSSL 3.0: 14,200; with what it keeps of a client's certificate it would be 24,500
+
+# In a process of its own: its half of the connections is not to be counted.
+CLIENT = """
+import socket, ssl, sys
+port, count, folder, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+context = ssl.create_default_context(cafile=f"{folder}/ca.pem")
+if device:
+    context.load_cert_chain(f"{folder}/devices/{device}.pem", f"{folder}/devices/{device}.key")
+held = []
+for _ in range(count):
+    raw = socket.create_connection(("127.0.0.1", port))
+    held.append(context.wrap_socket(raw, server_hostname="localhost"))
+    held[-1].sendall(bytes.fromhex(sys.argv[5]))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("device", ["", "lamp/d0"], ids=["without a certificate", "with one"])
+def test_bytes(certs: Path, device: str) -> None:
+    rig = TlsRig(certs, connections_max=FEW + MANY)
+    authorities = (certs / "ca.pem").read_bytes()
+    rig.use(**({"client_certificates": "required", "authorities": authorities} if device else {}))
+    opening = (PREFACE + frame("tcp", TEXT, b"hello")).hex()
+    processes = []
+
+    def log_in(count: int) -> int:
+        arguments = [str(rig.address[1]), str(count), str(certs), device, opening]
+        command = [sys.executable, "-c", CLIENT, *arguments]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+        for number in range(1, count + 1):
+            conn, certificate = rig.wait_event(plane.HELLO)[1::3]
+            assert certificate.startswith(device.encode() + b"\n" if device else b"")
+            rig.apply((plane.ADMIT, conn, number))
+        rig.settle()
+        return allocated_bytes()
+
+    try:
+        few = log_in(FEW)
+        assert (log_in(MANY) - few) / MANY < BYTES_MAX
+    finally:
+        for process in processes:
+            process.communicate()
+        rig.close()

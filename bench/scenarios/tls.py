@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from otagate.cli import certs
 from otagate.wire.messages import login_mac
 
 from .. import machine
+from ..machine import PYTHON
 from ..measure import Bench, Meter, Result, World
 from ..peers.registry import HTTP_IMAGE, IMAGE_BYTES, NGINX_TLS, NGINX_TLS_SNDBUF, Peer
 from ..processes import BenchError
@@ -119,7 +120,8 @@ def tls(
     """TLS beside nginx: handshakes, resumptions and bytes for each second of the server's processor, and
     private memory for each idle connection."""
     folder = bench.subfolder()
-    list(certs.make(folder / "certs", devices=[DEVICE]))
+    command = [PYTHON, "-P", "-m", "otagate", "certs", "dev", str(folder / "certs"), "--devices", DEVICE]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     trusting = ssl.create_default_context(cafile=folder / "certs/ca.pem")
     settings = {"device.tls": "required"}
     settings |= {f"tls.{name}": str((folder / f"certs/server.{end}").absolute()) for name, end in FILES}

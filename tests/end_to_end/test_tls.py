@@ -168,7 +168,7 @@ def openssl(*arguments: object) -> None:
 
 
 def test_a_uri_names_the_device_until_it_is_revoked(tmp_path: Path) -> None:
-    """Another template, and a revocation list that SIGHUP brings: it holds for tickets, too."""
+    """Another template, and a revocation list that SIGHUP brings: it holds for who is in, and for tickets."""
     folder, revoked = tmp_path / "certs", tmp_path / "crl.pem"
     assert list(certs.make(folder))
     for device in ("d1", "d2"):
@@ -192,18 +192,21 @@ def test_a_uri_names_the_device_until_it_is_revoked(tmp_path: Path) -> None:
         TLS__CERTIFICATE_TEMPLATE="urn:otagate:{product}:{device}",
     )
     with gateway_with(tmp_path, environment, "certificate") as gateway:
-        before = Peer(gateway, folder, "d1")
+        before, other = (Peer(gateway, folder, device) for device in ("d1", "d2"))
         assert before.hello("d1", secret=None)["type"] == "welcome"
+        assert other.hello("d2", secret=None)["type"] == "welcome"
         assert Peer(gateway, folder, "d1").hello("d2", secret=None)["type"] == "error"
         openssl("ca", *authority, "-revoke", folder / "devices/lamp/d1.pem")
         openssl("ca", *authority, "-gencrl", "-out", revoked)
         os.kill(gateway.pid, signal.SIGHUP)
         gateway.wait_for(lambda: " reloaded " in gateway.log)
+        assert before.receive() == (8, b"\x0f\xa1certificate revoked")
         session = before.socket.session
         assert session is not None
         for ticket in (None, session):
             with pytest.raises(ssl.SSLError, match="revoked"):
                 Peer(gateway, folder, "d1", session=ticket, context=before.socket.context)
+        assert other.hello("d2", secret=None)["code"] == "conflict"  # it is still logged in
         assert Peer(gateway, folder, "d2").hello("d2", secret=None)["type"] == "welcome"
 
 

@@ -24,8 +24,11 @@ PLANE = {
     **dict.fromkeys(("messages_in", "messages_out", "transfers_running", "transfers_waiting"), 3),
     **dict.fromkeys(("transfers_started", "transfers_ended", "ended_peer", "ended_refused_head"), 4),
     **dict.fromkeys(("refused_strangers", "pings"), 6),
+    **dict.fromkeys(("connections_tls", "tls_resumptions", "ended_tls"), 7),
+    "tls_handshakes": 9,
     "connections": 5,
 }
+RESULTS = ("full", "resumed", "failed")
 
 
 @pytest.fixture
@@ -129,6 +132,9 @@ async def test_metrics(autojump_clock: MockClock, harness: Harness) -> None:
     assert found["otagate_connections", ("link", "opening")] == 3
     assert found["otagate_connections_ended_total", ("cause", "refused_head")] == 4
     assert found[("otagate_strangers_refused_total",)] == 6
+    assert found[("otagate_connections_tls",)] == 7
+    handshakes = {result: found["otagate_tls_handshakes_total", ("result", result)] for result in RESULTS}
+    assert handshakes == {"full": 2, "resumed": 7, "failed": 7}
     assert found["otagate_logins_sent_away_total", ("cause", "rival")] == 0
     assert found[("otagate_sessions",)] == 2
     assert found[("otagate_logins_total",)] == 4

@@ -7,8 +7,9 @@ import pytest
 from otagate.cli import certs as commands
 
 from .rig import make_rig, rig
+from .tls import make_tls
 
-__all__ = ["make_rig", "rig"]
+__all__ = ["make_rig", "make_tls", "rig"]
 
 DEVICES = ("lamp/d0", "lamp/d1")
 

@@ -1,12 +1,13 @@
-"""TLS under the links: handshakes whole and in parts, resumption, client certificates, refusals, ends."""
+"""TLS under the links: handshakes whole and in parts, resumption, refusals, ends; OpenSSL's own client."""
 
-import hashlib
 import json
+import os
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,14 @@ import pytest
 from otagate import plane
 
 from .rig import CLOSE, OPENINGS, PREFACE, REQUEST, TEXT, Peer, Rig, both_links, frame
-from .tls import Secured, TlsRig, certificates, client_context
+from .tls import Make, Secured, TlsRig, certificates, client_context, count
 
-Make = Callable[..., TlsRig]
 OPENSSL = shutil.which("openssl") or ""
-
-
-@pytest.fixture
-def make_tls(certs: Path) -> Iterator[Make]:
-    rigs: list[TlsRig] = []
-
-    def make(**options: Any) -> TlsRig:
-        rigs.append(TlsRig(certs, **options))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
 
 
 @pytest.fixture
 def rig(make_tls: Make) -> TlsRig:
     return make_tls()
-
-
-def count(rig: Rig, *names: str) -> list[int]:
-    statistics = rig.plane.statistics()
-    return [statistics[name] for name in names]
 
 
 def client_hello(certs: Path, **options: Any) -> bytes:
@@ -188,167 +170,6 @@ def test_tickets_outlive_the_plane_with_their_keys(make_tls: Make) -> None:
         second.secure(second.connect_tls("tcp", first.context, session))
         second.wait_count("tls_handshakes", 1)
         assert count(second, "tls_resumptions") == [int(resumes)]
-
-
-# -- client certificates -------------------------------------------------------------------------------
-
-
-def authority_digest(certs: Path) -> bytes:
-    der = ssl.PEM_cert_to_DER_cert((certs / "ca.pem").read_text())
-    return hashlib.sha256(der).hexdigest().encode()
-
-
-def greet_as(rig: TlsRig, context: ssl.SSLContext, session: Any = None) -> Peer:
-    peer = rig.secure(rig.connect_tls("tcp", context, session))
-    peer.send_raw(PREFACE + frame("tcp", TEXT, b"hello"))
-    event = rig.wait_event(plane.HELLO)
-    peer.conn, peer.certificate = event[1], event[4]
-    peer.next_frame()
-    return peer
-
-
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize("asked", ["optional", "required"])
-def test_a_certificate_names_its_device(
-    rig: TlsRig, certs: Path, version: ssl.TLSVersion, asked: str
-) -> None:
-    rig.use(client_certificates=asked, authorities=(certs / "ca.pem").read_bytes())
-    context = client_context(certs, "lamp/d0")
-    context.minimum_version = context.maximum_version = version
-    peer = greet_as(rig, context)
-    assert peer.certificate == b"lamp/d0\n" + authority_digest(certs)
-    # A session that is resumed remembers it, after each of its tickets anew.
-    for resumed in (1, 2):
-        session = peer.socket.ssl.session  # type: ignore[attr-defined]
-        peer = greet_as(rig, context, session)
-        assert peer.certificate == b"lamp/d0\n" + authority_digest(certs)
-        assert count(rig, "tls_resumptions") == [resumed]
-    rig.apply((plane.RETRY_HELLO, peer.conn))
-    peer.send(TEXT, b"again")
-    assert rig.wait_event(plane.HELLO)[4] == peer.certificate
-
-
-def test_other_authorities_void_the_tickets(rig: TlsRig, certs: Path) -> None:
-    """What a ticket says was verified under rules that may hold no more."""
-    authority = (certs / "ca.pem").read_bytes()
-    rig.use(client_certificates="optional", authorities=authority)
-    context = client_context(certs, "lamp/d0")
-    peer = greet_as(rig, context)
-    rig.use(client_certificates="required", authorities=authority)
-    greet_as(rig, context, peer.socket.ssl.session)  # type: ignore[attr-defined]
-    assert count(rig, "tls_handshakes", "tls_resumptions") == [2, 0]
-
-
-def test_optional_means_optional(rig: TlsRig, certs: Path) -> None:
-    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
-    assert greet_as(rig, client_context(certs)).certificate == b""
-
-
-def refused(rig: TlsRig, context: ssl.SSLContext) -> str:
-    """The alert that the client was told; the plane has closed by then."""
-    peer = rig.connect_tls("tcp", context)
-    told = ""
-
-    def over() -> bool:
-        nonlocal told
-        try:
-            if peer.socket.shake():  # type: ignore[attr-defined]
-                peer.socket.recv(1)
-        except BlockingIOError:
-            pass
-        except ssl.SSLError as error:
-            told = str(error)
-        return bool(told)
-
-    rig.wait(over)
-    peer.close()
-    rig.wait_count("connections", 0)
-    return told
-
-
-def test_a_certificate_may_be_required(rig: TlsRig, certs: Path) -> None:
-    rig.use(client_certificates="required", authorities=(certs / "ca.pem").read_bytes())
-    assert "certificate required" in refused(rig, client_context(certs)).lower()
-    assert count(rig, "ended_tls", "tls_handshakes") == [1, 0]
-
-
-def test_a_stranger_s_certificate_is_refused(rig: TlsRig, certs: Path, tmp_path: Path) -> None:
-    from otagate.cli import certs as commands
-
-    assert list(commands.make(tmp_path, devices=["lamp/d0"]))
-    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
-    context = client_context(certs)
-    context.load_cert_chain(tmp_path / "devices/lamp/d0.pem", tmp_path / "devices/lamp/d0.key")
-    assert "unknown ca" in refused(rig, context).lower()
-
-
-def test_a_server_s_certificate_names_no_device(rig: TlsRig, certs: Path) -> None:
-    rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
-    context = client_context(certs)
-    context.load_cert_chain(certs / "server.pem", certs / "server.key")
-    assert "certificate" in refused(rig, context).lower()
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True)
-
-
-def test_a_revoked_certificate_is_refused(rig: TlsRig, certs: Path, tmp_path: Path) -> None:
-    (tmp_path / "index.txt").touch()
-    config = tmp_path / "ca.cnf"
-    config.write_text(
-        f"[ca]\ndefault_ca = one\n[one]\ndatabase = {tmp_path}/index.txt\ndefault_md = sha256\n"
-        "default_crl_days = 30\n"
-    )
-    authority = ("-config", config, "-cert", certs / "ca.pem", "-keyfile", certs / "ca.key")
-    openssl("ca", *authority, "-revoke", certs / "devices/lamp/d1.pem")
-    openssl("ca", *authority, "-gencrl", "-out", tmp_path / "crl.pem")
-    given = {"client_certificates": "required", "authorities": (certs / "ca.pem").read_bytes()}
-    context = client_context(certs, "lamp/d1")
-    rig.use(**given)
-    session = greet_as(rig, context).socket.ssl.session  # type: ignore[attr-defined]
-    rig.use(**given, revocations=(tmp_path / "crl.pem").read_bytes())
-    assert greet_as(rig, client_context(certs, "lamp/d0")).certificate.startswith(b"lamp/d0\n")
-    for peer in rig.peers[:]:
-        rig.apply((plane.CLOSE, peer.conn, 0, b""))
-        peer.close()
-    assert session is not None
-    assert "revoked" in refused(rig, context).lower()
-
-
-NAMES = [
-    ("cn", "/CN=lamp\\/d7", "", b"lamp/d7"),
-    ("cn", "/CN=lamp\\/d7/CN=lamp\\/d8", "", b""),
-    ("cn", "/O=none", "", b""),
-    ("cn", "/CN=lamp d7", "", b""),
-    ("uri", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,DNS:d7.lamp", b"otagate:lamp/d7"),
-    ("uri", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,URI:otagate:lamp/d8", b""),
-    ("dns", "/CN=x", "subjectAltName=URI:otagate:lamp/d7,DNS:d7.lamp", b"d7.lamp"),
-    ("dns", "/CN=d7.lamp", "", b""),
-]
-
-
-@pytest.mark.parametrize(("kind", "subject", "extension", "name"), NAMES)
-def test_where_the_name_stands(
-    rig: TlsRig, certs: Path, tmp_path: Path, kind: str, subject: str, extension: str, name: bytes
-) -> None:
-    key, request, extensions = tmp_path / "key", tmp_path / "request", tmp_path / "extensions"
-    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
-    (tmp_path / "config").write_text("[req]\ndistinguished_name = name\n[name]\n")
-    openssl("req", "-new", "-config", tmp_path / "config", "-key", key, "-subj", subject, "-out", request)
-    extensions.write_text(extension)
-    openssl(
-        *("x509", "-req", "-in", request, "-CA", certs / "ca.pem", "-CAkey", certs / "ca.key"),
-        *("-set_serial", 7, "-days", 2, "-extfile", extensions, "-out", tmp_path / "certificate"),
-    )
-    rig.use(
-        client_certificates="required",
-        authorities=(certs / "ca.pem").read_bytes(),
-        certificate_name=kind,
-    )
-    context = client_context(certs)
-    context.load_cert_chain(tmp_path / "certificate", key)
-    assert greet_as(rig, context).certificate == name + b"\n" + authority_digest(certs)
 
 
 # -- refusals ------------------------------------------------------------------------------------------
@@ -552,8 +373,8 @@ def test_a_drain_shakes_few_hands_and_messages_go_first(make_tls: Make, certs: P
 # -- openssl s_client ------------------------------------------------------------------------------
 
 
-def s_client(rig: TlsRig, *arguments: str, say: bytes = b"", until: bytes) -> str:
-    """Runs OpenSSL's own client; what it printed, once that holds `until`, or at its end."""
+def s_client(rig: TlsRig, *arguments: str, talk: Sequence[tuple[bytes, bytes]]) -> str:
+    """Runs OpenSSL's own client: says each first, until it has printed the second, or has ended."""
     host, port = rig.address
     process = subprocess.Popen(
         [OPENSSL, "s_client", "-connect", f"{host}:{port}", *arguments],
@@ -563,20 +384,19 @@ def s_client(rig: TlsRig, *arguments: str, say: bytes = b"", until: bytes) -> st
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    import os
-
     os.set_blocking(process.stdout.fileno(), False)
     printed = b""
-    process.stdin.write(say)
-    process.stdin.flush()
 
-    def seen() -> bool:
+    def seen(until: bytes) -> bool:
         nonlocal printed
         printed += process.stdout.read() or b""  # type: ignore[union-attr]
         return until in printed or process.poll() is not None
 
     try:
-        rig.wait(seen)
+        for said, until in talk:
+            process.stdin.write(said)
+            process.stdin.flush()
+            rig.wait(partial(seen, until))
     finally:
         process.stdin.close()
         process.kill()
@@ -586,51 +406,49 @@ def s_client(rig: TlsRig, *arguments: str, say: bytes = b"", until: bytes) -> st
     return printed.decode(errors="replace")
 
 
+CHALLENGE = b'"protocol":[1]}'
+
+
 def test_openssl_s_own_client(rig: TlsRig, certs: Path) -> None:
-    printed = s_client(
-        rig,
-        *(
-            "-CAfile",
-            str(certs / "ca.pem"),
-            "-verify_return_error",
-            "-alpn",
-            "h2,otagate.v1",
-            "-servername",
-            "x",
-        ),
-        say=PREFACE,
-        until=b'"protocol":[1]}',
-    )
+    trust = ("-CAfile", str(certs / "ca.pem"), "-verify_return_error")
+    offer = ("-alpn", "h2,otagate.v1", "-servername", "x")
+    printed = s_client(rig, *trust, *offer, talk=[(PREFACE, CHALLENGE)])
     assert "Verify return code: 0 (ok)" in printed
     assert "ALPN protocol: otagate.v1" in printed
     assert "Compression: NONE" in printed
 
 
 def test_key_updates_are_answered(rig: TlsRig) -> None:
-    """`K` on a line of its own: s_client updates its keys and asks for ours."""
-    printed = s_client(rig, "-tls1_3", say=b"K\n", until=b"KEYUPDATE")
-    assert "KEYUPDATE" in printed
+    """`K` on a line of its own: s_client updates its keys and asks for ours. All are good for more."""
+    printed = s_client(rig, "-tls1_3", talk=[(b"K\n", b"KEYUPDATE"), (PREFACE, CHALLENGE)])
+    assert CHALLENGE.decode() in printed
 
 
 def test_renegotiation_is_refused(rig: TlsRig) -> None:
-    printed = s_client(rig, "-tls1_2", say=b"R\n", until=b"no renegotiation")
+    printed = s_client(rig, "-tls1_2", talk=[(b"R\n", b"no renegotiation")])
     assert "no renegotiation" in printed
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "alert"),
     [
-        ("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"),
-        ("-tls1_2", "-fallback_scsv"),  # somebody on the way made it fall back (RFC 7507)
-        ("-alpn", "h2"),
+        (("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"), "alert protocol version"),
+        (("-tls1_2", "-fallback_scsv"), "alert inappropriate fallback"),  # RFC 7507
+        (("-tls1_2", "-cipher", "AES128-SHA:AES256-GCM-SHA384"), "alert handshake failure"),
+        (("-groups", "P-521"), "alert handshake failure"),
+        (("-alpn", "h2"), "alert no application protocol"),
     ],
 )
-def test_no_connection(rig: TlsRig, arguments: tuple[str, ...]) -> None:
-    printed = s_client(rig, *arguments, until=b"alert")
-    assert "alert" in printed
+def test_no_connection(rig: TlsRig, arguments: tuple[str, ...], alert: str) -> None:
+    assert alert in s_client(rig, *arguments, talk=[(b"", b"alert")])
     rig.wait_count("ended_tls", 1)
 
 
-def test_no_cipher_without_forward_secrecy(rig: TlsRig) -> None:
-    printed = s_client(rig, "-tls1_2", "-cipher", "AES128-SHA:AES256-GCM-SHA384", until=b"alert")
-    assert "handshake failure" in printed
+def test_a_downgrade_shows(rig: TlsRig, certs: Path) -> None:
+    """Whoever could speak TLS 1.3, and made TLS 1.2 of it, cannot hide that (RFC 8446 section 4.1.3)."""
+    peer = Rig.connect(rig)
+    peer.send_raw(client_hello(certs, maximum_version=ssl.TLSVersion.TLSv1_2))
+    while len(peer.unread) < 43:
+        peer.wait_bytes()
+    assert peer.unread[5:6] == b"\x02"  # ServerHello: type, size 3, version 2, random 32
+    assert peer.unread[35:43] == b"DOWNGRD\x01"

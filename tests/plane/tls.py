@@ -5,8 +5,11 @@ A `Secured` stands in for the socket of a `Peer`, so that everything of the rig 
 
 import socket
 import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from otagate import plane
 
@@ -132,3 +135,25 @@ class TlsRig(Rig):
         """The handshake."""
         self.wait(peer.socket.shake)  # type: ignore[attr-defined]
         return peer
+
+
+def count(rig: Rig, *names: str) -> list[int]:
+    """Some of the plane's statistics."""
+    statistics = rig.plane.statistics()
+    return [statistics[name] for name in names]
+
+
+Make = Callable[..., TlsRig]
+
+
+@pytest.fixture
+def make_tls(certs: Path) -> Iterator[Make]:
+    rigs: list[TlsRig] = []
+
+    def make(**options: Any) -> TlsRig:
+        rigs.append(TlsRig(certs, **options))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()

@@ -26,4 +26,6 @@ cdef enum Fault:
     FAULT_AUTHORITIES = 4
     FAULT_REVOCATIONS = 5
 
+# For what is encrypted; OpenSSL would ask at the terminal.
+cdef int refuse_password(char* out, int size, int writing, void* argument) noexcept nogil
 cdef Fault use_credentials(Core* core, const Credentials* given) noexcept nogil

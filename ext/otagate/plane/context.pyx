@@ -51,7 +51,7 @@ cdef const char* GROUPS = b"X25519:P-256:P-384"
 # -- what OpenSSL asks during a handshake ----------------------------------------------------------
 
 cdef int refuse_password(char* out, int size, int writing, void* argument) noexcept nogil:
-    return -1  # instead of asking at the terminal
+    return -1
 
 
 cdef int choose_protocol(

@@ -26,6 +26,7 @@ from otagate.plane.core cimport create_core, destroy_core, run
 from otagate.plane.events cimport forget_events
 from otagate.plane.listener cimport add_listener, drop_listeners
 from otagate.plane.openssl cimport ERR_peek_last_error, ERR_reason_error_string
+from otagate.plane.revocation cimport end_revoked
 from otagate.plane.state cimport (
     CHUNK_BITS_MIN, CHUNK_SIZES, EVENT_CLOSED, EVENT_ENDED, EVENT_HELLO, EVENT_STARTED,
     HTTP_HEAD_BYTES_MAX, NETWORKS_MAX, NONCE_BYTES, SLOT_MASK, TICKET_KEY_BYTES, TICKET_KEYS_MAX,
@@ -118,6 +119,7 @@ CAUSE_NAMES = {
     state.CAUSE_TLS: "tls",
     state.CAUSE_REFUSED_PLAIN: "refused_plain",
     state.CAUSE_REFUSED_STRANGER: "refused_stranger",
+    state.CAUSE_REVOKED: "revoked",
 }
 
 NAME_KINDS = {"cn": state.NAME_CN, "uri": state.NAME_URI, "dns": state.NAME_DNS}
@@ -419,6 +421,11 @@ cdef class Plane:
             reason = ERR_reason_error_string(ERR_peek_last_error())
             words = (<bytes>reason).decode() if reason != NULL else "not PEM"
             raise ValueError(f"{FAULTS[<int>fault]} cannot be used: {words}")
+        read_clock(core)
+        if given.revocations_size and end_revoked(core, given.revocations, given.revocations_size) < 0:
+            raise MemoryError
+        with nogil:
+            flush_touched(core)
 
     def ticket_keys(self, bytes keys not None):
         cdef Core* core = self.opened()

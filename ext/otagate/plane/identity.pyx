@@ -4,9 +4,12 @@ OpenSSL has verified the chain by now. What is left is to find the name of the d
 authorities stand in the chain, since a product may accept its own only (Python knows which). Names are
 compared byte for byte later, so anything but printable ASCII makes no name; neither do two names of one kind:
 it would be left to chance which of them counts.
+
+Of an idle connection's certificate nothing is kept but its mark: 64 bits of issuer and serial number. Should
+two share one, the other's session ends with it, and that device logs in again.
 """
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport malloc, realloc
 from libc.string cimport memcpy
 
@@ -14,7 +17,8 @@ from otagate.plane.openssl cimport (
     GEN_DNS, GEN_URI, NID_commonName, NID_subject_alt_name,
     ASN1_STRING, ASN1_STRING_get0_data, ASN1_STRING_length, EVP_sha256, GENERAL_NAME_get0_value,
     GENERAL_NAMES_free, GeneralNames, X509, X509_NAME, X509_NAME_ENTRY_get_data, X509_NAME_get_entry,
-    X509_NAME_get_index_by_NID, X509_digest, X509_get_ext_d2i, X509_get_subject_name, X509Stack,
+    X509_NAME_get_index_by_NID, X509_NAME_hash_ex, X509_digest, X509_get0_serialNumber, X509_get_ext_d2i,
+    X509_get_issuer_name, X509_get_subject_name, X509Stack,
     sk_GENERAL_NAME_num, sk_GENERAL_NAME_value, sk_X509_num, sk_X509_value,
 )
 from otagate.plane.state cimport NAME_CN, NAME_URI
@@ -98,3 +102,17 @@ cdef int describe(const X509Stack* chain, int kind, uint8_t** out, uint32_t* siz
         out[0] = text
     size[0] = at
     return 0
+
+
+cdef uint64_t mark_of(const X509_NAME* issuer, const ASN1_STRING* serial) noexcept nogil:
+    # OpenSSL's hash of a name is of its canonical form: it may be written otherwise in list and certificate.
+    cdef const uint8_t* data = ASN1_STRING_get0_data(serial)
+    cdef uint64_t mark = 0xCBF29CE484222325ULL ^ X509_NAME_hash_ex(issuer, NULL, NULL, NULL)
+    cdef int i
+    for i in range(ASN1_STRING_length(serial)):  # FNV-1a
+        mark = (mark ^ data[i]) * 0x100000001B3ULL
+    return max(mark, <uint64_t>1)
+
+
+cdef uint64_t mark_of_certificate(const X509* certificate) noexcept nogil:
+    return mark_of(X509_get_issuer_name(certificate), X509_get0_serialNumber(certificate))

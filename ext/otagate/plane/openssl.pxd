@@ -56,11 +56,17 @@ cdef extern from "openssl/ssl.h" nogil:
         pass
     ctypedef struct ASN1_STRING:
         pass
+    ctypedef struct X509_REVOKED:
+        pass
+    ctypedef struct OSSL_LIB_CTX:
+        pass
     ctypedef struct GENERAL_NAME:
         pass
     ctypedef struct X509Stack "STACK_OF(X509)":
         pass
     ctypedef struct GeneralNames "GENERAL_NAMES":
+        pass
+    ctypedef struct RevokedStack "STACK_OF(X509_REVOKED)":
         pass
 
     const SSL_METHOD* TLS_server_method()
@@ -157,6 +163,15 @@ cdef extern from "openssl/x509v3.h" nogil:
     void X509_free(X509* certificate)
     void X509_CRL_free(X509_CRL* crl)
     X509_NAME* X509_get_subject_name(const X509* certificate)
+    X509_NAME* X509_get_issuer_name(const X509* certificate)
+    const ASN1_STRING* X509_get0_serialNumber(const X509* certificate)
+    unsigned long X509_NAME_hash_ex(
+        const X509_NAME* name, OSSL_LIB_CTX* library, const char* properties, int* good)
+    X509_NAME* X509_CRL_get_issuer(const X509_CRL* crl)
+    RevokedStack* X509_CRL_get_REVOKED(X509_CRL* crl)
+    int sk_X509_REVOKED_num(const RevokedStack* stack)
+    X509_REVOKED* sk_X509_REVOKED_value(const RevokedStack* stack, int index)
+    const ASN1_STRING* X509_REVOKED_get0_serialNumber(const X509_REVOKED* revoked)
     int X509_NAME_get_index_by_NID(const X509_NAME* name, int nid, int after)
     X509_NAME_ENTRY* X509_NAME_get_entry(const X509_NAME* name, int index)
     ASN1_STRING* X509_NAME_ENTRY_get_data(const X509_NAME_ENTRY* entry)

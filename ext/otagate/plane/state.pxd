@@ -12,6 +12,7 @@
 #   listener    listening sockets, and their rest
 #   strangers   connections that have not logged in, by address
 #   connection  the phases of a connection, its writes, its end
+#   revocation  ends connections whose certificate was revoked
 #   proxy       PROXY headers, and who may send them
 #   opening     first bytes: which link, handshake, challenge
 #   intake      frames to messages
@@ -115,7 +116,8 @@ cdef enum Cause:
     CAUSE_TLS = 17                      # the handshake failed
     CAUSE_REFUSED_PLAIN = 18            # no TLS where TLS is required
     CAUSE_REFUSED_STRANGER = 19         # too many of the address that its proxy named
-    CAUSES = 20
+    CAUSE_REVOKED = 20                  # its certificate was
+    CAUSES = 21
 
 # Where a certificate carries the name of its device.
 cdef enum NameKind:
@@ -228,6 +230,7 @@ cdef struct Below:
     uint8_t* sealed                     # records that the kernel has not taken; NULL: none
     uint32_t sealed_start
     uint32_t sealed_stop
+    uint64_t mark                       # of its certificate, to be found when that is revoked; 0: it has none
     uint8_t* certificate                # what Python is told of it; freed at ADMIT
     uint32_t certificate_size
     uint16_t port                       # of the peer, as the proxy says; host's order

@@ -2,8 +2,9 @@
 
 OpenSSL reads straight from the socket, through a BIO of ours that knows when the kernel has no more: one
 recv(2) for all records that have come, and none to be told so again. All connections share that one BIO:
-whose call it is stands in `current`, and what it says of itself (retry, end) is asked within the call. Its buffers exist only while half a
-record waits (SSL_MODE_RELEASE_BUFFERS), so an idle connection has none.
+whose call it is stands in `current`, and what it says of itself (retry, end) is asked within the call.
+OpenSSL's buffers exist only while half a record waits (SSL_MODE_RELEASE_BUFFERS), so an idle connection has
+none.
 
 Writing never waits inside OpenSSL. What it writes (a flight, an alert, records) is gathered in `sealing`, of
 which the plane has one, and goes to the kernel in one send; what the kernel does not take is kept in the
@@ -21,6 +22,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from otagate.plane.identity cimport mark_of_certificate
 from otagate.plane.openssl cimport (
     BIO, BIO_clear_retry_flags, BIO_CTRL_EOF, BIO_CTRL_FLUSH, BIO_free, BIO_get_data, BIO_meth_free,
     BIO_meth_new, BIO_meth_set_ctrl, BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data,
@@ -183,18 +185,19 @@ cdef int learn_certificate(Below* below) noexcept nogil:
     return 0
 
 
-cdef void shed_certificate(SSL* ssl) noexcept nogil:
+cdef void shed_certificate(Below* below) noexcept nogil:
     """The client's certificate hangs on the session, and takes 10 KB of an idle connection. Whatever it has
-    to say was noted, and the tickets are made: so the session is read anew, over itself, from one that says
-    no more than version and cipher. If that fails, memory is all it costs."""
-    cdef SSL_SESSION* session = SSL_get_session(ssl)
+    to say was noted, and the tickets are made: so its mark is kept, and the session is read anew, over
+    itself, from one that says no more than version and cipher. If that fails, memory is all it costs."""
+    cdef SSL_SESSION* session = SSL_get_session(below.ssl)
     cdef SSL_SESSION* bare
-    cdef X509Stack* chain = SSL_get_peer_cert_chain(ssl)
+    cdef X509Stack* chain = SSL_get_peer_cert_chain(below.ssl)
     cdef uint8_t encoded[SESSION_BYTES_MAX]
     cdef uint8_t* end = encoded
     cdef const uint8_t* start = encoded
     if SSL_SESSION_get0_peer(session) == NULL:
         return
+    below.mark = mark_of_certificate(SSL_SESSION_get0_peer(session))
     bare = SSL_SESSION_new()
     if (
         bare != NULL
@@ -219,7 +222,7 @@ cdef int finish_handshake(Core* core, Connection* connection) noexcept nogil:
         core.counters.resumptions += 1
     if learn_certificate(below) < 0:
         return -1
-    shed_certificate(below.ssl)
+    shed_certificate(below)
     return 1
 
 

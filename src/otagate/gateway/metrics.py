@@ -32,6 +32,7 @@ CONNECTIONS = Family(
     "Connections of devices now; `opening` ones have not said yet which link they speak.",
     ("link",),
 )
+CONNECTIONS_TLS = Family("otagate_connections_tls", "gauge", "Of the connections of devices those in TLS.")
 CONNECTIONS_MAX = Family(
     "otagate_connections_max", "gauge", "Connections above which no more are accepted (configuration)."
 )
@@ -44,8 +45,14 @@ ENDED = Family(
     "otagate_connections_ended",
     "counter",
     "Connections that are over, by cause: `refused_…` and `…_timeout` never became sessions; `silent`, "
-    "`stalled`, `overflowed` and `broken` were ended by the gateway.",
+    "`stalled`, `overflowed`, `broken` and `revoked` were ended by the gateway.",
     ("cause",),
+)
+TLS_HANDSHAKES = Family(
+    "otagate_tls_handshakes",
+    "counter",
+    "TLS handshakes of devices: `full`, `resumed` by a session ticket, or `failed`.",
+    ("result",),
 )
 STRANGERS_REFUSED = Family(
     "otagate_strangers_refused",
@@ -189,6 +196,7 @@ def _connections(gateway: "Gateway") -> Iterator[Sample]:
     yield Sample(CONNECTIONS, now["connections_websocket"], ("websocket",))
     yield Sample(CONNECTIONS, now["connections_tcp"], ("tcp",))
     yield Sample(CONNECTIONS, now["connections"] - known, ("opening",))
+    yield Sample(CONNECTIONS_TLS, now["connections_tls"])
     yield Sample(CONNECTIONS_MAX, gateway.configuration.device.connections_max)
     yield Sample(ACCEPTED, now["accepted"])
     yield Sample(ACCEPT_FAILURES, now["accept_failures"])
@@ -198,6 +206,9 @@ def _connections(gateway: "Gateway") -> Iterator[Sample]:
     for name, count in now.items():
         if name.startswith("ended_"):
             yield Sample(ENDED, count, (name.removeprefix("ended_"),))
+    yield Sample(TLS_HANDSHAKES, now["tls_handshakes"] - now["tls_resumptions"], ("full",))
+    yield Sample(TLS_HANDSHAKES, now["tls_resumptions"], ("resumed",))
+    yield Sample(TLS_HANDSHAKES, now["ended_tls"], ("failed",))
     yield Sample(SESSIONS, len(gateway.presence))
     yield Sample(LOGINS, gateway.sessions.logins)
     yield Sample(LOGINS_REFUSED, gateway.sessions.logins_refused)

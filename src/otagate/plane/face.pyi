@@ -151,7 +151,8 @@ class Plane:
         client_certificates: Literal["off", "optional", "required"] = "off",
         certificate_name: Literal["cn", "uri", "dns"] = "cn",
     ) -> None:
-        """What new connections shake hands with; those that are there keep what they have. All is PEM.
+        """What new connections shake hands with; those that are there keep what they have, but whose
+        certificate `revocations` name ends (CLOSED with 4001). All is PEM.
 
         certificate: the gateway's, then those between it and the root. authorities: who may sign client
         certificates; each is an end of the chain. revocations: CRLs, of each authority that signs devices.

@@ -119,6 +119,7 @@ class FakeService:
         self.subscribed = trio.Event()
         self.busy = False
         self.metrics_need_token = False
+        self.host_names = frozenset({"test", "x"})
 
     def session(self, session: Session) -> operators.SessionView:
         return operators.SessionView(session.token.name, session.token.role, session.csrf, NOW)

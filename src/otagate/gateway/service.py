@@ -85,6 +85,11 @@ class Service(SignedService):
         """Whether GET /metrics is for those alone who have a token."""
         return self._gateway.configuration.admin.metrics_token
 
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names under which operators may reach the gateway, besides those that always do."""
+        return self._gateway.configuration.admin.hosts.names
+
     async def overview(self) -> OverviewView:
         """What the gateway does now."""
         return await self._gateway.overview.view()

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, cycle
 
@@ -185,29 +185,33 @@ def log_in(wire: Wire, opened: Callable[[Wire], Generator[None, None, str]] = op
 # -- slow ------------------------------------------------------------------------------------------
 
 
-def slow_handshake(wire: Wire) -> Steps:
-    """A head that never ends, a byte at a time."""
-    wire.begin()
-    for byte in b"GET /device HTTP/1.1\r\nX-Patience: ":
+def trickle(wire: Wire, values: Iterable[int]) -> Steps:
+    """A byte at a time."""
+    for byte in values:
         wire.send(bytes([byte]))
         wire.read()
         yield
+
+
+def listen(wire: Wire) -> Steps:
+    """For ever."""
     while True:
-        wire.send(b"x")
         wire.read()
         yield
+
+
+def slow_handshake(wire: Wire) -> Steps:
+    """A head that never ends, a byte at a time."""
+    wire.begin()
+    yield from trickle(wire, b"GET /device HTTP/1.1\r\nX-Patience: ")
+    yield from trickle(wire, cycle(b"x"))
 
 
 def slow_preface(wire: Wire) -> Steps:
     """The raw link's first bytes, but for the last."""
     wire.begin()
-    for byte in b"OTG":
-        wire.send(bytes([byte]))
-        wire.read()
-        yield
-    while True:
-        wire.read()
-        yield
+    yield from trickle(wire, b"OTG")
+    yield from listen(wire)
 
 
 def slow_hello(wire: Wire) -> Steps:
@@ -216,13 +220,8 @@ def slow_hello(wire: Wire) -> Steps:
     wire.begin()
     wire.send(wire.encode(PING))
     whole = wire.encode(TEXT, hello(wire, nonce))
-    for byte in whole[:-1]:
-        wire.send(bytes([byte]))
-        wire.read()
-        yield
-    while True:
-        wire.read()
-        yield
+    yield from trickle(wire, whole[:-1])
+    yield from listen(wire)
 
 
 def slow_fragments(wire: Wire) -> Steps:
@@ -235,9 +234,7 @@ def slow_fragments(wire: Wire) -> Steps:
         wire.read()
         opcode = CONTINUATION
         yield
-    while True:
-        wire.read()
-        yield
+    yield from listen(wire)
 
 
 def slow_message(wire: Wire) -> Steps:
@@ -245,10 +242,7 @@ def slow_message(wire: Wire) -> Steps:
     yield from log_in(wire)
     wire.begin()
     whole = wire.encode(TEXT, b'{"type":"check","id":"' + b"x" * 2_000)
-    for byte in cycle(whole[:-1]):
-        wire.send(bytes([byte]))
-        wire.read()
-        yield
+    yield from trickle(wire, cycle(whole[:-1]))
 
 
 def half_open(wire: Wire) -> Steps:
@@ -263,9 +257,7 @@ def half_open(wire: Wire) -> Steps:
 def silent(wire: Wire) -> Steps:
     """A connection that says nothing."""
     wire.begin()
-    while True:
-        wire.read()
-        yield
+    yield from listen(wire)
 
 
 # -- readers that stop -----------------------------------------------------------------------------

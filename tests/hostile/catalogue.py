@@ -1,6 +1,6 @@
 """Every attack: who takes part, what bounds it, what counts it, for how long a peer may go on.
 
-The table of docs/security.md, Hostile peers, as a program.
+The table of docs/reliability.md, Slow and greedy peers, as a program.
 """
 
 from collections.abc import Callable

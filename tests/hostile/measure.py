@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from bench.processes import Process
+from bench.processes import Process, wait_until
 
 from bench import machine
 from tests.end_to_end.process import ROOT, SERVE, GatewayProcess, Operator
@@ -133,9 +133,17 @@ class Scene:
             self._operator = stack.enter_context(Operator(self._gateway))
             self._set_up()
             self._honest = stack.enter_context(self._start_honest())
-            wait_until(lambda: self._ask(self._honest)["online"] == self._reporters, "honest devices online")
+            wait_until(
+                lambda: self._ask(self._honest)["online"] == self._reporters,
+                PATIENCE_S,
+                "honest devices online",
+            )
             self._offer(honest.REPORTER, self._reporters)
-            wait_until(lambda: len(self._ask(self._honest)["report_ns"]) >= self._reporters, "honest reports")
+            wait_until(
+                lambda: len(self._ask(self._honest)["report_ns"]) >= self._reporters,
+                PATIENCE_S,
+                "honest reports",
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -278,7 +286,7 @@ class Scene:
             samples = self._metrics()
             return sum(samples[f'otagate_connections{{link="{link}"}}'] for link in LINKS) <= here
 
-        wait_until(gone, "the end of the attackers' connections")
+        wait_until(gone, PATIENCE_S, "the end of the attackers' connections")
 
     # -- asking --------------------------------------------------------------------------------------
 
@@ -318,11 +326,3 @@ def anonymous_bytes(pid: int) -> int:
     found = re.search(r"^RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * KIB
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again."""
-    give_up = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.05)

@@ -1,8 +1,7 @@
 """What holds of frames, output, downloads and deadlines holds below TLS, too: the same tests once more."""
 # ruff: noqa: F403
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -11,22 +10,13 @@ from .test_deadlines import *
 from .test_frames import *
 from .test_output import *
 from .test_transfers import *
-from .tls import TlsRig
 
 del globals()["test_a_close_frame_is_answered"]  # below TLS the plane lingers after it: see test_tls
 
 
 @pytest.fixture
-def make_rig(certs: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(**bounds: object) -> Rig:
-        rigs.append(TlsRig(certs, **bounds))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
+def make_rig(make_tls: Callable[..., Rig]) -> Callable[..., Rig]:
+    return make_tls
 
 
 @pytest.fixture

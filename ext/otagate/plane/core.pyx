@@ -44,7 +44,7 @@ from otagate.plane.state cimport (
     NONCE_POOL_BYTES, PHASE_FREE, PHASE_LINGERING, PHASE_LOGIN, PHASE_OPEN, PHASE_OPENING,
     POLL_EVENTS_MAX, READABLE, READ_BYTES_ECHO, READ_BYTES_SESSION, READ_BYTES_STRANGER, SCRATCH_BYTES,
     SHAKING, TRANSPORT_AGAIN, TRANSPORT_REFUSED, WRITABLE,
-    Bounds, Connection, Core, Input,
+    Bounds, Connection, Core, Input, Line,
 )
 from otagate.plane.system cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
@@ -142,48 +142,36 @@ cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
     arm_timer(core)
 
 
-cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
+cdef uint32_t give_turns(Core* core, Line* line, uint32_t most, int64_t end_ns) noexcept nogil:
+    """To the first ones of a line, until the time or the room for events is used up. How many it gave."""
     cdef Connection* connection
-    cdef uint32_t left = core.ready.count
-    while left and core.events_size < core.bounds.events_max:
-        left -= 1
-        connection = dequeue(core, &core.ready)
+    cdef uint32_t given = 0
+    while given < most and core.events_size < core.bounds.events_max:
+        given += 1
+        connection = dequeue(core, line)
         if connection != NULL:
             take_turn(core, connection)
         read_clock(core)
         if core.now_ns >= end_ns:
             break
+    return given
+
+
+cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
+    give_turns(core, &core.ready, core.ready.count, end_ns)
 
 
 cdef void stream(Core* core, int64_t end_ns) noexcept nogil:
     """Before the messages, whose events may end the round; one turn at least."""
-    cdef Connection* connection
-    cdef uint32_t left = core.streaming.count
     end_ns = min(end_ns, core.now_ns + core.bounds.stream_ns)
-    while left and core.events_size < core.bounds.events_max:
-        left -= 1
-        connection = dequeue(core, &core.streaming)
-        if connection != NULL:
-            take_turn(core, connection)
-        read_clock(core)
-        if core.now_ns >= end_ns:
-            break
+    give_turns(core, &core.streaming, core.streaming.count, end_ns)
 
 
 cdef void shake_hands(Core* core, int64_t end_ns) noexcept nogil:
     """A handshake is 100 times a message's work, so there are few of them in a drain; but one there is,
     however much else there was to do."""
-    cdef Connection* connection
-    cdef uint32_t left = min(core.shaking.count, core.handshakes_left)
-    while left and core.events_size < core.bounds.events_max:
-        left -= 1
-        core.handshakes_left -= 1
-        connection = dequeue(core, &core.shaking)
-        if connection != NULL:
-            take_turn(core, connection)
-        read_clock(core)
-        if core.now_ns >= end_ns:
-            break
+    cdef uint32_t most = min(core.shaking.count, core.handshakes_left)
+    core.handshakes_left -= give_turns(core, &core.shaking, most, end_ns)
 
 
 cdef int poll(Core* core, int64_t end_ns) noexcept nogil:

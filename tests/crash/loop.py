@@ -12,7 +12,6 @@ What must hold after every kill, whatever the moment:
 Progress of one kind is counted, not judged: how many upgrades stood in the middle at the kill.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,11 +20,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +101,7 @@ class Operators(threading.Thread):
 
 
 class CrashLoop:
-    """See the module. `say` gets a line for each cycle."""
+    """See the module. `say` gets a line for each cycle; `totals` counts what was seen."""
 
     def __init__(self, folder: Path, devices: int, seed: int, say: Callable[[str], None] = print) -> None:
         self.folder = folder
@@ -126,19 +124,20 @@ class CrashLoop:
 
     # -- the parts of a cycle ------------------------------------------------------------------------
 
-    def run(self, cycles: int) -> None:
-        """All cycles, then peace. BrokenPromise."""
+    def run(self, cycles: Iterable[int]) -> None:
+        """All cycles (a number for each), then peace. BrokenPromise."""
         gateway = self._start()
         try:
             with Operator(gateway) as operator:
                 self._set_up(gateway, operator)
-            for cycle in range(1, cycles + 1):
+            for cycle in cycles:
                 self._cycle(gateway, cycle)
                 started_s = time.monotonic()
                 gateway = self._start()
                 restart_ms = (time.monotonic() - started_s) * 1000
                 self.totals["restart_ms"] += int(restart_ms)
                 self._check_operators(gateway)
+                self.totals["cycles"] += 1
                 self.say(f"cycle {cycle}: {self._sentence} ready again after {restart_ms:.0f} ms")
             self._finish(gateway)
         finally:
@@ -159,7 +158,10 @@ class CrashLoop:
         command = [sys.executable, "-m", "tests.crash.fleet", "--address", self._listen[0]]
         command += ["--devices", str(self.devices), "--seed", str(self.seed), "--log", str(self._log)]
         self._fleet = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}, stderr=subprocess.DEVNULL
+            command,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a signal from the terminal is for the loop
         )
         gateway.wait_for(lambda: self._active(operator) == self.devices)
 
@@ -219,9 +221,10 @@ class CrashLoop:
             raise BrokenPromise("\n".join(found[:50]))
 
     def _finish(self, gateway: GatewayProcess) -> None:
+        batch = self._batch
+        if batch is None:
+            return  # there was no cycle to do
         with Operator(gateway) as operator:
-            batch = self._batch
-            assert batch is not None
 
             def ended() -> bool:
                 return bool(operator.call("GET", f"/batches/{batch}")["status"] != "in_progress")
@@ -327,33 +330,3 @@ class CrashLoop:
                 found = operator.head(path).status_code
                 if found != status:
                     raise BrokenPromise(f"{path} has status {found}, it was promised {status}")
-
-
-def main() -> int:
-    """The command tools/crash_loop."""
-    parser = argparse.ArgumentParser(prog="tools/crash_loop", description="Kill -9, check, start, repeat.")
-    parser.add_argument("--cycles", type=int, default=50)
-    parser.add_argument("--devices", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=None, help="which moments, and which devices fail")
-    arguments = parser.parse_args()
-    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}, {arguments.devices} devices", flush=True)
-    with tempfile.TemporaryDirectory(prefix="otagate-crash-") as folder:
-        loop = CrashLoop(Path(folder), arguments.devices, seed, lambda line: print(line, flush=True))
-        try:
-            loop.run(arguments.cycles)
-        except (BrokenPromise, AssertionError) as error:
-            print(f"BROKEN: {error}")
-            return 1
-    totals = loop.totals
-    print(
-        f"{arguments.cycles} cycles, nothing lost: {totals['promises']} promises to devices "
-        f"({', '.join(f'{totals[kind]} {kind}' for kind in FLOORS)}) and {totals['operators']} to operators "
-        f"kept, {totals['resumed']} downloads resumed, {totals['succeeded_upgrades']} upgrades succeeded in "
-        f"{totals['batches']} batches, ready after {totals['restart_ms'] // arguments.cycles} ms on average"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -75,7 +75,10 @@ def test_the_judge_notices_a_second_end() -> None:
     stage.close()
 
 
-def test_a_descriptor_that_is_left_is_noticed() -> None:
+@pytest.mark.parametrize("counts_memory", [False, True])
+def test_a_descriptor_that_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch, counts_memory: bool) -> None:
+    allocated = iter(range(1_000))
+    monkeypatch.setattr(planes, "_allocated", (lambda: next(allocated)) if counts_memory else None)
     stages: list[planes.Stage] = []
     with pytest.raises(AssertionError, match="descriptor"):
         planes.without_a_trace(lambda data: stages.append(planes.Stage()))(b"")

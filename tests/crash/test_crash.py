@@ -26,7 +26,7 @@ def test_three_kills(tmp_path: Path) -> None:
 
 
 def test_nobody_fails_by_the_absence_of_the_gateway(tmp_path: Path) -> None:
-    """1,000 devices in `pushed`, no retry; the gateway is killed, and they come back after their time is over."""
+    """1,000 devices in `pushed`, no retry; the gateway is killed; they come back when their time is over."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     data = tmp_path / "data"
     environment = {"OTAGATE_UPGRADE__ACKNOWLEDGE_TIMEOUT_S": str(ACKNOWLEDGE_S)}

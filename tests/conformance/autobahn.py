@@ -9,10 +9,11 @@ project's:
     DIRECTORY/bin/pip install autobahntestsuite==25.10.1
     OTAGATE_WSTEST=DIRECTORY/bin/wstest tools/autobahn
 
-Any verdict but OK, NON-STRICT (allowed by RFC 6455: what came before a broken frame need not be echoed first)
-and INFORMATIONAL fails the run, and is told with what the client saw. Its own timers are short: cases 6.5 to
-6.22 drop the connection after 500 ms, others after a second, and call it FAILED. So where a timer ended a case,
-that is told too: it may be the machine that was late. Reports, as pages, of each run in build/autobahn/run-N.
+Any verdict but OK, NON-STRICT (allowed by RFC 6455: what came before a broken frame need not be echoed
+first) and INFORMATIONAL fails the run, and is told with what the client saw. Its own timers are short:
+cases 6.5 to 6.22 drop the connection after 500 ms, others after a second, and call it FAILED. So where a
+timer ended a case, that is told too: it may be the machine that was late. Reports, as pages, of each run
+in build/autobahn/run-N.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 async def log_in(address: tuple[str, int], identifier: str, into: dict[str, Device]) -> None:
-    device = await Device.connect(address, "tcp" if hash(identifier) % 2 else "websocket", identifier)
+    device = await Device.connect(address, "tcp" if int(identifier[1:]) % 2 else "websocket", identifier)
     await device.log_in("1.0")
     into[identifier] = device
 

@@ -48,6 +48,7 @@ cdef enum:
     CHUNK_BITS_MIN = 8
     CHUNK_PREFIX_BYTES_MAX = 26         # frame header <= 10, chunk header 16
     RECORD_BYTES_MAX = 16384            # of plaintext in a TLS record (RFC 8446 section 5.1)
+    PLAIN_BYTES = 4 * RECORD_BYTES_MAX  # what is read of a file at once
     SEALING_BYTES = 98304               # the longest flight of a handshake, or some records, sealed
     TICKET_KEYS_MAX = 3
     TICKET_KEY_BYTES = 80               # name 16, AES-256 key 32, HMAC key 32
@@ -302,7 +303,7 @@ cdef struct Tls:
     SSL_CTX* context                    # of new connections; NULL: none yet
     BIO_METHOD* method
     BIO* bio                            # of all connections
-    uint8_t* plain                      # RECORD_BYTES_MAX: plaintext gathered for one record
+    uint8_t* plain                      # PLAIN_BYTES: of a file, or gathered from pieces for one record
     uint8_t* sealing                    # SEALING_BYTES: records made and not yet given to the kernel
     uint32_t sealing_size
     Connection* current                 # whose call it is

@@ -10,8 +10,8 @@ Writing never waits inside OpenSSL. What it writes (a flight, an alert, records)
 which the plane has one, and goes to the kernel in one send; what the kernel does not take is kept in the
 connection's `sealed`, in order, until it does. So a byte accepted here counts as sent, no call has to be made
 again with the same bytes, and whoever writes is told AGAIN before anything new is sealed. A file's pages are
-read into `plain` and sealed from there: mapped pages would spare a copy of a fourth of the sealing's time,
-and kill the process when a file is truncated.
+read into `plain`, four records' at a time (one at a time was a tenth slower), and sealed from there: mapped
+pages would spare a copy of a fourth of the sealing's time, and kill the process when a file is truncated.
 
 Invariant: between calls `sealing` is empty; while `sealed` is there, nothing that anybody writes is sealed.
 What reading makes (a key update, an alert) goes behind it, and reading stops above a bound.
@@ -35,7 +35,7 @@ from otagate.plane.openssl cimport (
     SSL_write, X509_free, X509Stack, d2i_SSL_SESSION, i2d_SSL_SESSION, sk_X509_num, sk_X509_pop,
 )
 from otagate.plane.state cimport (
-    HANGUP, RECORD_BYTES_MAX, SEALING_BYTES, SHAKING,
+    HANGUP, PLAIN_BYTES, RECORD_BYTES_MAX, SEALING_BYTES, SHAKING,
     TRANSPORT_AGAIN, TRANSPORT_LOST, TRANSPORT_REFUSED, TRANSPORT_UNREADABLE,
     Below, Connection, Core, Tls,
 )
@@ -96,7 +96,7 @@ cdef int create_tls(Core* core) noexcept nogil:
     cdef Tls* tls = &core.tls
     if tls.method != NULL:
         return 0
-    tls.plain = <uint8_t*>malloc(RECORD_BYTES_MAX)
+    tls.plain = <uint8_t*>malloc(PLAIN_BYTES)
     tls.sealing = <uint8_t*>malloc(SEALING_BYTES)
     tls.method = BIO_meth_new(BIO_TYPE_SOURCE_SINK, b"otagate")
     if tls.plain == NULL or tls.sealing == NULL or tls.method == NULL:
@@ -371,24 +371,25 @@ cdef ssize_t send_file_sealed(
 ) noexcept nogil:
     cdef Tls* tls = &core.tls
     cdef ssize_t total = 0
-    cdef ssize_t found = 0
+    cdef ssize_t found, record
     cdef ssize_t pushed = begin_writing(core, connection)
     if pushed != 0:
         return pushed
-    while <size_t>total < size and tls.sealing_size <= SEALING_BYTES_ENOUGH:
-        found = pread(fd, tls.plain, min(size - <size_t>total, <size_t>RECORD_BYTES_MAX), offset + total)
-        if found < 0 and errno == EINTR:
-            continue
-        if found <= 0:
+    while True:
+        found = pread(fd, tls.plain, min(size, <size_t>PLAIN_BYTES), offset)
+        if found >= 0 or errno != EINTR:
             break
-        if seal(core, connection, tls.plain, <size_t>found) < 0:
+    if found <= 0:
+        return TRANSPORT_UNREADABLE
+    while total < found:
+        record = min(found - total, <ssize_t>RECORD_BYTES_MAX)
+        if seal(core, connection, tls.plain + total, <size_t>record) < 0:
             return TRANSPORT_LOST
-        total += found
-    pushed = push_all(core, connection, False)
-    if pushed == TRANSPORT_LOST:
-        return pushed
+        total += record
+    if push_all(core, connection, False) == TRANSPORT_LOST:
+        return TRANSPORT_LOST
     core.counters.bytes_streamed += <uint64_t>total
-    return total if total else TRANSPORT_UNREADABLE
+    return total
 
 
 # -- reading ---------------------------------------------------------------------------------------

@@ -276,8 +276,8 @@ class Upgrade(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             0,
             86_400,
             "seconds",
-            "After a start, deadlines that fell due meanwhile wait this long, so that devices report first. "
-            "Unless set: 2.5 times device.heartbeat_s.",
+            "After a start, or a sleep of the machine, time-outs that fell due meanwhile wait this long, so "
+            "that devices report first. Unless set: 2.5 times device.heartbeat_s.",
         ),
     ] = int(limits.heartbeats_missed * limits.heartbeat_s)
 

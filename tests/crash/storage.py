@@ -442,16 +442,15 @@ def main() -> int:
         except (BrokenPromise, AssertionError) as error:
             print(f"BROKEN: {error}")
             return 1
-    if loop.totals["broken"]:
-        return 1
     totals = loop.totals
+    broken = f"{totals['broken']} BROKEN" if totals["broken"] else "nothing lost"
     print(
-        f"{totals['positions']} positions, nothing lost: {totals['stopped']} stopped by themselves (within "
+        f"{totals['positions']} positions, {broken}: {totals['stopped']} stopped by themselves (within "
         f"{totals['slowest stop, ms']} ms), {totals['served on']} served on, "
         f"{totals['refused']} uploads refused; {totals['promises']} promises "
         f"to devices kept"
     )
-    return 0
+    return int(totals["broken"] > 0)
 
 
 if __name__ == "__main__":

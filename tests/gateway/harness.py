@@ -252,6 +252,7 @@ class Harness:
         self.store = store
         self.service = Service(gateway, NoBlobs())
         self.wall_step_ms = 0
+        self.asleep_ms = 0
 
     @property
     def now_ms(self) -> int:
@@ -267,6 +268,11 @@ class Harness:
         assert isinstance(clock, MockClock)
         clock.jump(seconds)
         await self.rest()
+
+    async def sleep_machine(self, seconds: float) -> None:
+        """The machine sleeps for so long, and wakes."""
+        self.asleep_ms += round(seconds * 1000)
+        await self.jump(seconds)
 
     async def log_in(self, identifier: str, version: str = "1.0", **fields: Any) -> SimulatedDevice:
         """A device on a new connection, welcomed."""
@@ -372,8 +378,12 @@ async def gateway_harness(
     def wall() -> int:
         return wall_ms + elapsed_ms() + (harness.wall_step_ms if harness else 0)
 
+    def asleep() -> int:
+        return harness.asleep_ms if harness else 0
+
     harness: Harness | None = None
-    clock = Clock(await store.newest_time_ms(), wall_ms=wall, elapsed_ms=elapsed_ms)
+    floor_ms = await store.newest_time_ms()
+    clock = Clock(floor_ms, wall_ms=wall, elapsed_ms=elapsed_ms, asleep_ms=asleep)
     async with trio.open_nursery() as nursery:
         gateway = Gateway(configuration, store, plane_, clock, path_of, nursery)
         await gateway.take_up()

@@ -196,6 +196,13 @@ class RosterMachine(RuleBasedStateMachine):
         for device in found:
             self.model[device].clock_ms = 0
 
+    @rule(now_ms=clocks, later_ms=st.integers(0, 20))
+    def hold_back(self, now_ms: int, later_ms: int) -> None:
+        overdue = [member for member in self.model.values() if member.is_overdue(now_ms)]
+        assert self.roster.hold_back(now_ms, now_ms + later_ms) == len(overdue)
+        for member in overdue:
+            member.clock_ms = now_ms + later_ms
+
     @invariant()
     def equals(self) -> None:
         assert len(self.roster) == len(self.model)

@@ -133,6 +133,35 @@ async def test_a_disk_error_is_named_with_the_path(data_dir: Path) -> None:
     await store.close()
 
 
+class _Panic:
+    """An environment after a fatal error."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def begin(self, *, write: bool = False) -> Any:
+        raise lmdb.PanicError("mdb_txn_renew: MDB_PANIC")
+
+
+async def test_a_reader_that_learns_of_a_failure_first_says_so(data_dir: Path) -> None:
+    """Between the failure of the meta page and the writer's word on it, which names the cause."""
+    store = opened(data_dir)
+    environment = store._environment
+    store._environment = _Panic(environment)  # type: ignore[assignment]
+    with pytest.raises(StoreError, match=rf"cannot read the store in {data_dir}/store: .*MDB_PANIC"):
+        await store.get_product("lamp")
+    store._environment = _FailingCommit(environment)  # type: ignore[assignment]
+    with pytest.raises(CommitFailed):
+        await one(store, product())
+    store._environment = _Panic(environment)  # type: ignore[assignment]
+    with pytest.raises(CommitFailed, match="Input/output error"):
+        await store.get_product("lamp")
+    await store.close()
+
+
 async def test_a_broken_assert_takes_its_whole_group_along(data_dir: Path) -> None:
     store = opened(data_dir)
     await fleet(store)

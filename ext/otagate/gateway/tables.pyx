@@ -333,6 +333,17 @@ cdef class Roster:
         self.cursor = at
         return found
 
+    def hold_back(self, int64_t now_ms, int64_t held_ms):
+        """Whoever is PUSHED or UPGRADING and whose clock has come by now has until `held_ms`; returns how many."""
+        cdef Py_ssize_t count = 0
+        if now_ms < self.due_ms:
+            return count
+        for at in range(self.size):
+            if 0 < self.clocks[at] <= now_ms and self.states[at] < TO_BE_RETRIED:
+                self.clocks[at] = held_ms
+                count += 1
+        return count
+
     def take_overdue(self, int64_t now_ms, Py_ssize_t most):
         """Up to `most` members PUSHED or UPGRADING whose clock has come; their clocks are stopped.
 

@@ -5,7 +5,8 @@ is called by the pump when that moment comes, after the devices' reports of the 
 and works in the order: time-outs, validity, pushes.
 
 Which clock: acknowledgements, retries and time-outs go by the gateway's clock, which no step of the wall
-clock moves; validity goes by the wall clock (gateway/clock.py).
+clock moves; validity goes by the wall clock (gateway/clock.py). That clock goes on while the machine
+sleeps. So after a sleep, as after a restart, what fell due while nobody could report waits for the grace.
 """
 
 from collections.abc import Callable
@@ -26,12 +27,16 @@ TICK_MS_MIN = 20  # a tick scans the rosters: no more than 50 scans a second
 
 
 class Deadlines:
-    """`tick` when `next_ms` comes. `on_sweep` hooks run once a second."""
+    """`tick` when `next_ms` comes. `on_sweep` hooks run once a second.
 
-    def __init__(self, upgrades: Upgrades, dispatch: Dispatch) -> None:
+    `grace_ms`: how long a time-out that fell due while the machine slept is held back.
+    """
+
+    def __init__(self, upgrades: Upgrades, dispatch: Dispatch, grace_ms: int) -> None:
         self._upgrades = upgrades
         self._dispatch = dispatch
         self._clock = upgrades.clock
+        self._grace_ms = grace_ms
         self._next_sweep_ms = 0
         self._next_flush_ms = 0
         self._last_tick_ms = 0
@@ -48,9 +53,8 @@ class Deadlines:
             due_ms = batch.roster.next_due_ms
             if due_ms is not None and due_ms < next_ms and not batch.ended:
                 next_ms = due_ms
-            expires_ms = batch.record.expires_at_ms - self._clock.step_ms
-            if expires_ms < next_ms and not batch.ended:
-                next_ms = expires_ms
+            if not batch.ended:
+                next_ms = min(next_ms, self._expires_ms(batch))
         return max(next_ms, self._last_tick_ms + TICK_MS_MIN)
 
     def overdue_ms(self) -> int:
@@ -60,12 +64,19 @@ class Deadlines:
         for batch in self._upgrades.batches.values():
             if not batch.ended:
                 due_ms = batch.roster.next_due_ms
-                earliest_ms = min(earliest_ms, batch.record.expires_at_ms, due_ms or now_ms)
+                earliest_ms = min(earliest_ms, self._expires_ms(batch), due_ms or now_ms)
         return now_ms - earliest_ms
+
+    def _expires_ms(self, batch: BatchInProgress) -> int:
+        """When its validity ends by the gateway's clock, as far as the wall clock is known."""
+        return batch.record.expires_at_ms - self._clock.step_ms
 
     async def tick(self) -> None:
         """Do what is due now."""
+        slept_ms = self._clock.observe_sleep()
         now_ms = self._clock.now_ms()
+        if slept_ms:
+            self._hold_back(slept_ms, now_ms)
         self._last_tick_ms = now_ms
         for batch in list(self._upgrades.batches.values()):
             if not batch.ended:
@@ -76,6 +87,14 @@ class Deadlines:
         self._dispatch.request()
         if now_ms >= self._next_sweep_ms:
             self._sweep(now_ms)
+
+    def _hold_back(self, slept_ms: int, now_ms: int) -> None:
+        """Devices report first: what they did meanwhile nobody could hear."""
+        held = sum(
+            batch.roster.hold_back(now_ms, now_ms + self._grace_ms)
+            for batch in self._upgrades.batches.values()
+        )
+        log.warning("machine_slept", for_ms=slept_ms, held_back=held)
 
     async def _time_out(self, batch: BatchInProgress, now_ms: int) -> None:
         overdue = batch.roster.take_overdue(now_ms, OVERDUE_MAX)

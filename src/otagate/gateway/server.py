@@ -116,7 +116,8 @@ class Gateway:
             self.transfers,
             heartbeat_s=configuration.device.heartbeat_s,
         )
-        self.deadlines = Deadlines(self.upgrades, self.dispatch)
+        grace_ms = configuration.upgrade.restart_grace_s * 1000
+        self.deadlines = Deadlines(self.upgrades, self.dispatch, grace_ms)
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
         self.housekeeping = Housekeeping(self.access, self.journal, nursery.start_soon)
         self.deadlines.on_sweep.append(self.housekeeping.sweep)

@@ -251,8 +251,16 @@ class LmdbStore(Engine):
 
     @contextmanager
     def view(self) -> Iterator[View]:
-        """One read transaction; py-lmdb keeps the last one to renew, so this costs about 1 µs."""
-        with self._environment.begin() as txn:
+        """One read transaction; py-lmdb keeps the last one to renew, so this costs about 1 µs.
+
+        Raises StoreError: LMDB refuses everything from the moment at which its meta page could not be
+        written, and a reader may learn of it before the writer's thread has said what failed.
+        """
+        try:
+            transaction = self._environment.begin()
+        except lmdb.Error as error:
+            raise self._failure or StoreError(f"cannot read the store in {self._path}: {error}") from error
+        with transaction as txn:
             yield LmdbTransaction(txn, self._tables)
 
     async def _scan(self, read: Callable[[Snapshot, Budget], T]) -> T:

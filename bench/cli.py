@@ -5,15 +5,16 @@ import inspect
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
-from . import machine, peers, short, table
+from . import machine, page, peers, short, table
 from .measure import grouped
 from .options import add_common, bench_of, converter
 from .processes import BenchError
 from .report import Report
-from .scenarios import SCENARIOS
+from .scenarios import SCENARIOS, TABLES
 
 console = Console(stderr=True)
 
@@ -45,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
             )
         add_attach(command)
         add_common(command)
-        command.set_defaults(run=run_scenario)
+        if name in TABLES:
+            command.add_argument(
+                "--into", type=Path, metavar="PAGE", help="a page with a place for the table"
+            )
+        command.set_defaults(run=run_scenario, into=None)
     table.register(commands)
     short.register(commands)
     peers.register(commands)
@@ -74,6 +79,8 @@ def publish(report: Report, arguments: argparse.Namespace) -> None:
         arguments.json.write_text(machine.as_json(report.as_dict()))
     if arguments.report:
         arguments.report.write_text(report.markdown())
+    if arguments.into:
+        page.fill(arguments.into, arguments.command, TABLES[arguments.command](report))
     if arguments.plots:
         from . import plots
 

@@ -158,10 +158,24 @@ def _echo(folder: Path, port: int) -> list[str]:
 
 
 NGINX = {"request": HTTP, "missing": _program("nginx"), "version": _says("nginx", "-v")}
-# Of the scenario `tls`: they need {FOLDER}/certs, as `otagate certs dev` makes it.
+# Those of the scenario `tls` need {FOLDER}/certs, as `otagate certs dev` makes it.
 NGINX_TLS, NGINX_TLS_SNDBUF = (
     Peer(name, "http", _nginx(sndbuf, "nginx_tls.conf"), does=frozenset(), **NGINX)  # type: ignore[arg-type]
     for name, sndbuf in (("nginx", ""), ("nginx, SO_SNDBUF", f" sndbuf={SNDBUF_BYTES // 1024}k"))
+)
+TRIO_TLS = Peer(
+    "trio.SSLStream",
+    "tcp",
+    lambda folder, port: [
+        PYTHON,
+        "-P",
+        str(HERE / "trio_tls.py"),
+        str(port),
+        str((folder / "certs").absolute()),
+    ],
+    lambda: "",
+    lambda: "",
+    does=frozenset(),
 )
 PEERS: dict[str, Peer] = {
     peer.name: peer

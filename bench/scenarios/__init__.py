@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from ..measure import Bench, Result
+from ..report import Report
 from .connections import idle, login
 from .digests import hashing
 from .growth import curve
 from .reports import durable, report
 from .scale import big, mixed
-from .tls import tls
+from .tls import tls, tls_table
 from .upgrades import campaign, push, stream
 
 Scenario = Callable[..., list[Result]]
@@ -27,9 +28,12 @@ SCENARIOS: dict[str, Scenario] = {
     "hashing": hashing,
     "tls": tls,
 }
+# Of those whose figures stand in a page: what is written into it.
+TABLES: dict[str, Callable[[Report], list[str]]] = {"tls": tls_table}
 
 __all__ = [
     "SCENARIOS",
+    "TABLES",
     "Bench",
     "Scenario",
     "big",
@@ -44,4 +48,5 @@ __all__ = [
     "report",
     "stream",
     "tls",
+    "tls_table",
 ]

@@ -1,4 +1,4 @@
-"""TLS beside nginx: the same OpenSSL, key, clients and work, in turns on one core.
+"""TLS beside nginx and trio.SSLStream: the same OpenSSL, key, clients and work, in turns on one core.
 
 What is compared is the server's processor time: so many handshakes, or bytes, for each second of it. A rate
 on the clock would tell of the clients, whose part of a handshake is the dearer one.
@@ -23,8 +23,9 @@ from otagate.wire.messages import login_mac
 from .. import machine
 from ..machine import PYTHON
 from ..measure import Bench, Meter, Result, World
-from ..peers.registry import HTTP_IMAGE, IMAGE_BYTES, NGINX_TLS, NGINX_TLS_SNDBUF, Peer
+from ..peers.registry import HTTP_IMAGE, IMAGE_BYTES, NGINX_TLS, NGINX_TLS_SNDBUF, TRIO_TLS, Peer
 from ..processes import BenchError
+from ..report import Report, markdown_table, with_spread
 
 MIB = 2**20
 CHUNK_BYTES = 262_144
@@ -36,6 +37,17 @@ PREFACE = b"OTG\x01"
 REQUEST = b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
 DEVICE = "bench/d0"
 FILES = (("certificate", "pem"), ("key", "key"))
+FULL, RESUMED, FULL_MUTUAL = "full handshakes", "resumptions", "full handshakes, mutual"
+STREAMING = "streaming"
+IDLE, IDLE_MUTUAL = "idle", "idle, with a client certificate, before the login"
+ROWS = (
+    ("full handshakes", FULL, "per_cpu_s"),
+    ("resumptions", RESUMED, "per_cpu_s"),
+    ("streaming", STREAMING, "per_cpu_s"),
+    ("full handshakes with client certificates", FULL_MUTUAL, "per_cpu_s"),
+    ("private memory of an idle connection, logged in", IDLE, "bytes_per_connection"),
+    ("the same, with a client certificate, before the login", IDLE_MUTUAL, "bytes_per_connection"),
+)
 
 
 @dataclass
@@ -112,9 +124,10 @@ def in_threads(work: list[Callable[[], Any]]) -> None:
 def tls(
     bench: Bench,
     *,
-    handshakes: int = 6_400,
+    handshakes: int = 2_560,
     streams: int = 4,
     rounds: int = 16,
+    turns: int = 3,
     idle: int = 3_000,
 ) -> list[Result]:
     """TLS beside nginx: handshakes, resumptions and bytes for each second of the server's processor, and
@@ -128,30 +141,63 @@ def tls(
     results = []
     with (
         bench.world(idle, **settings) as world,
-        _nginx(bench, folder, trusting, NGINX_TLS) as nginx,
-        _nginx(bench, folder, trusting, NGINX_TLS_SNDBUF) as nginx_sndbuf,
+        _peer(bench, folder, trusting, NGINX_TLS) as nginx,
+        _peer(bench, folder, trusting, NGINX_TLS_SNDBUF) as nginx_sndbuf,
+        _peer(bench, folder, trusting, TRIO_TLS) as slow,
     ):
         server = Server("gateway", world.gateway.device_port, world.pids, PREFACE, trusting)
-        for kind in ("full handshakes", "resumptions"):
-            pair = [_shake(bench, one, handshakes, kind) for one in (server, nginx)]
-            results += _compare(pair)
-        results += _compare(_stream(bench, world, [server, nginx, nginx_sndbuf], streams, rounds))
-        results.append(_idle(bench, server, idle, "idle, logged in", lambda i: Device(server, i)))
-        results.append(_idle(bench, nginx, idle, "idle, kept alive", lambda _: nginx.connect()))
+        for kind in (FULL, RESUMED):
+            for _ in range(turns):
+                results += _compare([_shake(bench, one, handshakes, kind) for one in (server, nginx)])
+            results.append(_shake(bench, slow, handshakes // 4, kind))
+        for _ in range(turns):
+            results += _compare(_stream(bench, world, [server, nginx, nginx_sndbuf], streams, rounds))
+        logged_in = _idle(bench, server, idle, IDLE, lambda number: Device(server, number))
+        others = [
+            _idle(bench, peer, idle, IDLE, lambda _, peer=peer: peer.connect()) for peer in (nginx, slow)
+        ]
+        results += _compare([logged_in, *others], "bytes_per_connection")
     settings |= {"tls.client_ca": str((folder / "certs/ca.pem").absolute()), "device.hello_timeout_s": "600"}
     settings["tls.client_certificates"] = "required"
     mutual = ssl.create_default_context(cafile=folder / "certs/ca.pem")
     mutual.load_cert_chain(*(folder / f"certs/devices/{DEVICE}.{end}" for _, end in FILES))
     with bench.world(1, **settings) as world:
         server = Server("gateway", world.gateway.device_port, world.pids, PREFACE, mutual)
-        results.append(_shake(bench, server, handshakes, "full handshakes, mutual"))
-        kind = "idle, with a client certificate, before the login"
-        results.append(_idle(bench, server, idle, kind, lambda _: server.connect()))
+        results.append(_shake(bench, server, handshakes, FULL_MUTUAL))
+        results.append(_idle(bench, server, idle, IDLE_MUTUAL, lambda _: server.connect()))
     return results
 
 
+def tls_table(report: Report) -> list[str]:
+    """What was measured, as Markdown: a row for each kind of work, a column for each server."""
+
+    def told(work: str, subject: str, figure: str) -> str:
+        for result in report.results:
+            if (result.parameters["work"], result.subject) == (work, subject) and figure in result.figures:
+                return with_spread(result.figures[figure])
+        return ""
+
+    others = (NGINX_TLS.name, NGINX_TLS_SNDBUF.name, TRIO_TLS.name)
+    cells = [
+        (
+            name,
+            told(work, "gateway", figure),
+            told(work, "gateway", f"to_{others[0]}"),
+            *(told(work, other, figure) for other in others),
+        )
+        for name, work, figure in ROWS
+    ]
+    facts = report.facts
+    return [
+        *markdown_table(("", "gateway", f"to {others[0]}", *others), cells),
+        "",
+        f"{facts['processor']}, one of them for the server; {facts['openssl']}, Linux {facts['kernel']}, "
+        f"Python {facts['python']}; {facts['measured']}. Medians, with the smallest and the largest.",
+    ]
+
+
 @contextmanager
-def _nginx(bench: Bench, folder: Path, trusting: ssl.SSLContext, peer: Peer) -> Iterator[Server]:
+def _peer(bench: Bench, folder: Path, trusting: ssl.SSLContext, peer: Peer) -> Iterator[Server]:
     place = bench.subfolder()
     shutil.copytree(folder / "certs", place / "certs")
     process, port = peer.start(place, bench.server_core)
@@ -161,7 +207,7 @@ def _nginx(bench: Bench, folder: Path, trusting: ssl.SSLContext, peer: Peer) -> 
 
 def _shake(bench: Bench, server: Server, count: int, kind: str) -> Result:
     """So many connections, one after the other in each of THREADS."""
-    resume = kind == "resumptions"
+    resume = kind == RESUMED
     bench.say(f"{server.name}: {count} {kind}")
 
     def work() -> None:
@@ -214,7 +260,7 @@ def _stream(bench: Bench, world: World, servers: list[Server], streams: int, rou
         ours = server is servers[0]
         work = [partial(download, device) if ours else partial(get, server) for device in devices]
         bench.say(f"{server.name}: {IMAGE_BYTES // MIB} MiB to {streams}, {rounds} times")
-        result = Result("tls", server.name, {"work": "streaming", "receivers": streams})
+        result = Result("tls", server.name, {"work": STREAMING, "receivers": streams})
         meter = Meter(bench, server.pids(), [])
         in_threads(work)
         meter.read(result)
@@ -252,10 +298,10 @@ def _idle(bench: Bench, server: Server, count: int, kind: str, enter: Callable[[
     return result
 
 
-def _compare(results: list[Result]) -> list[Result]:
+def _compare(results: list[Result], figure: str = "per_cpu_s") -> list[Result]:
     """The gateway and others, with its ratios to them."""
     ours, *others = results
     for other in others:
-        ratio = ours.figures["per_cpu_s"].value / other.figures["per_cpu_s"].value
+        ratio = ours.figures[figure].value / other.figures[figure].value
         ours.figure(f"to_{other.subject}", ratio, "×")
     return results

@@ -9,6 +9,7 @@ from bench.measure import Bench, Figure, Result, limit_of, merge
 from bench.page import (
     breakdown_table,
     curve_table,
+    fill,
     place,
     replaced,
     rows_as_dicts,
@@ -22,7 +23,7 @@ from bench.processes import BenchError
 from bench.profile import shares
 from bench.report import Report, markdown_table, number
 from bench.rows import FULL, PARTS, SMALL, Row
-from bench.scenarios import SCENARIOS
+from bench.scenarios import SCENARIOS, TABLES
 
 from bench import cli
 
@@ -138,6 +139,26 @@ def test_the_documents_have_their_places() -> None:
     for name in ("table", "peers", "breakdown", "curve"):
         replaced(page, name, "new")
     replaced(Path("README.md").read_text(), "summary", "new")
+    for name in TABLES:
+        replaced(Path(f"docs/{name}.md").read_text(), name, "new", name)
+
+
+def test_a_scenario_writes_its_own_table(tmp_path: Path) -> None:
+    """What was not measured stays empty; a ratio stands with the gateway."""
+    ours = Result("tls", "gateway", {"work": "streaming", "receivers": 4})
+    ours.figure("per_cpu_s", 2000, "MB/CPU-s")
+    ours.figure("to_nginx", 1.25, "×")
+    theirs = Result("tls", "nginx", {"work": "streaming", "receivers": 4})
+    theirs.figure("per_cpu_s", 1600, "MB/CPU-s")
+    page = tmp_path / "tls.md"
+    page.write_text("\n".join(("before", *place("tls", "tls"), "after")))
+    facts = {"processor": "P", "openssl": "O", "kernel": "K", "python": "3", "measured": "today"}
+    fill(page, "tls", TABLES["tls"](Report(facts, [ours, theirs])))
+    text = page.read_text()
+    assert "| streaming | 2,000 MB/CPU-s | 1.25 × | 1,600 MB/CPU-s |  |  |" in text
+    assert "| resumptions |  |  |  |  |  |" in text
+    assert text.startswith("before\n<!-- tls")
+    assert text.endswith("<!-- end of tls -->\nafter")
 
 
 def measured_part(facts: dict[str, str]) -> Part:

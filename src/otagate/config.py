@@ -84,6 +84,24 @@ class Networks(str):
         return [part.strip() for part in self.split(",") if part.strip()]
 
 
+class HostNames(str):
+    """Names of this gateway with a comma between them: `ota.example.org, ota`; or nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: str = "") -> "HostNames":
+        """Check the text; ValueError if a part is no name, or has a port."""
+        made = super().__new__(cls, text)
+        if not all(re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", name) for name in made.names):
+            raise ValueError(text)
+        return made
+
+    @property
+    def names(self) -> frozenset[str]:
+        """In lower case."""
+        return frozenset(part.strip().lower() for part in self.split(",") if part.strip())
+
+
 class ProductFiles(str):
     """A file for each of some products: `lamp=lamp.pem, pump=pump.pem`; or nothing."""
 
@@ -251,6 +269,13 @@ class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: Annotated[
         Address, _about("Where operators connect. Without TLS it is plain HTTP: keep it on this machine.")
     ] = Address("127.0.0.1:7780")
+    hosts: Annotated[
+        HostNames,
+        _about(
+            "Names under which operators, proxies and scrapers reach this listener, without port; "
+            "localhost and addresses always do."
+        ),
+    ] = HostNames()
     tls: Annotated[bool, _about("HTTPS on this listener, and nothing else.")] = False
     certificate: Annotated[
         File, _about("Its certificate, then those between it and the root. Unless set: that of [tls].")
@@ -325,10 +350,11 @@ _WORDS: dict[type, str] = {
     Path: "a path",
     File: "a path, or empty",
     Networks: "addresses and networks with commas between them, or empty",
+    HostNames: "host names with commas between them, or empty",
     ProductFiles: "PRODUCT=PATH with commas between them, or empty",
     Template: "a text with {product}, {device} and between them a character that no product key has",
 }
-_MAY_BE_EMPTY = (File, Networks, ProductFiles)
+_MAY_BE_EMPTY = (File, Networks, HostNames, ProductFiles)
 
 
 class _Key(NamedTuple):

@@ -109,7 +109,8 @@ disk_free_min_bytes = 256 * MIB  # below it uploads, new batches and bulks are r
 reserve_file_bytes = 16 * MIB  # freed at a start on a full disk so that the store opens
 
 # -- admin -----------------------------------------------------------------------------------------
-json_body_bytes_max = 8 * MIB  # 100,000 identifiers of a directed batch, and some
+json_body_bytes_max = 64 * KIB  # of one thing: a PEM key, a URL; before a login strangers may send so much
+batch_body_bytes_max = 16 * MIB  # 100,000 identifiers of 128 characters of a directed batch, and some
 bulk_devices_max = 1_000_000
 bulk_line_bytes_max = 4 * KIB
 page_items_default = 50
@@ -117,9 +118,12 @@ page_items_max = 1_000
 ineligible_details_max = 1_000  # reasons listed in one refusal; the count is always whole
 admin_tcp_user_timeout_ms = 30_000  # or the server hangs at shutdown on a client that stopped reading
 admin_head_bytes_max = 16 * KIB  # browsers send cookies of other things on the same host
+admin_headers_max = 100  # browsers send about 20, proxies add some
+admin_body_pieces_max = 4  # of 64 KiB, read ahead of whoever takes them
 admin_connections_max = 256  # operators are few; descriptors are for devices
 admin_idle_timeout_s = 15  # a request head, or the next request of a kept connection
 admin_body_stall_ms = 30_000  # a body of which nothing arrives for this long is given up
+admin_body_bytes_per_s_min = 1 * KIB  # and one that after so long has come slower than this
 admin_close_ms = 1_000  # for our close_notify, if a client reads nothing any more
 admin_linger_ms = 5_000  # after an early refusal: time for the rest of the body, so that the answer is read
 admin_graceful_timeout_ms = 5_000  # requests running at shutdown
@@ -134,6 +138,7 @@ token_name_chars_max = 100
 token_days_max = 3_650
 token_used_flush_ms = 60_000  # last_used is written coalesced
 console_sessions_max = 256  # the one that was idle for longest makes room
+console_sessions_per_token_max = 16  # nobody logs all others out
 console_session_idle_ms = 2 * 3600 * 1000
 console_session_ms_max = 12 * 3600 * 1000  # a working day, then the token is asked for again
 wrong_tokens_free = 5  # of one address: typing errors and stale scripts
@@ -162,6 +167,7 @@ stall_look_ms = 60_000  # a batch that is quiet is looked at this often
 
 # -- events, overview --------------------------------------------------------------------------------
 events_subscribers_max = 64  # each may hold a connection of admin_connections_max
+events_subscribers_per_token_max = 32  # nobody takes them all
 events_interval_ms = 250  # between two events about one batch: faster than that nobody reads
 events_overview_ms = 1_000
 events_comment_ms = 15_000  # of silence, then a comment: proxies cut silent connections off after 60 s

@@ -14,7 +14,7 @@ from otagate.errors import Busy, Conflict, Invalid, Malformed, NoRoom, NotFound,
 from otagate.gateway import views
 from otagate.gateway import views_operators as operators
 from otagate.gateway.access import Access, Session, hash_of
-from otagate.gateway.acts import Repeats
+from otagate.gateway.acts import Act, Repeats
 from otagate.openmetrics import Family, Sample
 from otagate.store.operators import Token
 
@@ -119,6 +119,7 @@ class FakeService:
         self.subscribed = trio.Event()
         self.busy = False
         self.metrics_need_token = False
+        self.host_names = frozenset({"test", "x"})
 
     def session(self, session: Session) -> operators.SessionView:
         return operators.SessionView(session.token.name, session.token.role, session.csrf, NOW)
@@ -152,7 +153,7 @@ class FakeService:
         history = views.OverviewHistory(5, NOW, [1, 2], [3, 4], [0, 1])
         return views.OverviewView(1, 2, 1, 7, 1, 4, 1000, 1, "0.1.0", NOW, history)
 
-    async def subscribe(self, **query: str | None) -> Any:
+    async def subscribe(self, *, by: Act, **query: str | None) -> Any:
         if query["batch"] not in (None, *self.batches):
             raise NotFound("No such batch.")
 

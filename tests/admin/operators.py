@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from otagate import config
 from otagate.admin import build
 from otagate.gateway.views_operators import CreateTokenRequest
 from tests.gateway.harness import Harness, TestStore, gateway_harness
@@ -46,6 +47,7 @@ class Surface:
 @asynccontextmanager
 async def surface(store: TestStore | None = None, **sections: Any) -> AsyncIterator[Surface]:
     """See Surface."""
+    sections.setdefault("admin", {})["hosts"] = config.HostNames("gateway")
     async with gateway_harness(store, **sections) as harness:
         made = Surface(harness)
         if store is None:

@@ -255,6 +255,7 @@ async def test_the_cookie_is_secure_on_tls(autojump_clock: object) -> None:
         transport = httpx.ASGITransport(gateway.app)
         async with httpx.AsyncClient(transport=transport, base_url="https://gateway") as browser:
             response = await browser.post(f"{V1}/session", json={"token": gateway.tokens["viewer"]})
+        assert response.headers["set-cookie"].startswith("__Host-otagate_session=")
         assert response.headers["set-cookie"].endswith("; Secure")
         body, headers = {"token": gateway.tokens["viewer"]}, {"origin": "https://gateway"}  # behind a proxy
         response = await gateway.client().post(f"{V1}/session", json=body, headers=headers)
@@ -359,20 +360,40 @@ async def test_sessions_need_a_cookie_of_ours(autojump_clock: object) -> None:
             assert error_of(response) == (401, "unauthorized")
 
 
+def console_tokens() -> list[str]:
+    """As many as it takes to fill the table of sessions; the first is "good"."""
+    count = limits.console_sessions_max // limits.console_sessions_per_token_max + 1
+    return ["good", *(f"good{number}" for number in range(1, count))]
+
+
 def access(now_ms: Any = lambda: 0) -> Access:
     made = Access(now_ms)
-    made.load([Token(1, "t", "viewer", hash_of("good"), 0)])
+    tokens = console_tokens()
+    made.load(Token(number, text, "viewer", hash_of(text), 0) for number, text in enumerate(tokens, 1))
     return made
 
 
 def test_sessions_are_bounded() -> None:
     made = access()
-    cookies = [made.open_session("good", "::1")[0] for _ in range(limits.console_sessions_max)]
+    *full, last = console_tokens()
+    share = range(limits.console_sessions_per_token_max)
+    cookies = [made.open_session(token, "::1")[0] for token in full for _ in share]
+    assert len(cookies) == limits.console_sessions_max
     made.session(cookies[0])
-    made.open_session("good", "::1")
+    made.open_session(last, "::1")
     made.session(cookies[0])
     with pytest.raises(Exception, match="over"):
         made.session(cookies[1])
+
+
+def test_one_token_logs_no_other_out() -> None:
+    made = access()
+    other, _ = made.open_session("good1", "::1")
+    mine = [made.open_session("good", "::1")[0] for _ in range(limits.console_sessions_max)]
+    made.session(other)
+    made.session(mine[-1])
+    with pytest.raises(Exception, match="over"):
+        made.session(mine[0])
 
 
 # -- guessing -------------------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def test_sigterm_lets_an_upload_end(tmp_path: Path) -> None:
         query = "product=lamp&name=late&version=2.0&file_name=late.bin"
         with socket.create_connection(gateway.admin) as upload:
             head = (
-                f"POST /api/v1/firmware?{query} HTTP/1.1\r\nHost: gateway\r\n"
+                f"POST /api/v1/firmware?{query} HTTP/1.1\r\nHost: localhost\r\n"
                 f"Authorization: Bearer {gateway.token}\r\nContent-Length: 2\r\n"
                 "Expect: 100-continue\r\nConnection: close\r\n\r\n"
             )

@@ -1,7 +1,7 @@
 """What subscribers of the events are told: what changed, the newest state of it, at a pace, from where on."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -10,6 +10,8 @@ from trio.testing import MockClock
 
 from otagate import limits
 from otagate.errors import Busy, NotFound
+from otagate.gateway.access import Identity, Role
+from otagate.gateway.acts import Act
 from otagate.gateway.board import Board, Recent
 from otagate.gateway.events import Notice, Subscription
 from otagate.gateway.views import BatchView, ChangedUpgrades
@@ -296,6 +298,23 @@ async def test_subscribers_are_bounded(
         assert harness.gateway.board.watched() == {1}
     assert not harness.gateway.board.watched()
     assert harness.gateway.board.subscribers == 0
+
+
+async def test_no_token_takes_all_streams(autojump_clock: MockClock, harness: Harness) -> None:
+    async def listen_by(token: int) -> None:
+        by = Act(Identity(token, "", Role.VIEWER, b""), "")
+        context = await harness.service.subscribe(batch=None, product=None, cursor=None, by=by)
+        await streams.enter_async_context(context)
+
+    async with AsyncExitStack() as streams:
+        for _ in range(limits.events_subscribers_per_token_max):
+            await listen_by(1)
+        with pytest.raises(Busy, match="this token"):
+            await listen_by(1)
+        await listen_by(2)
+    assert harness.gateway.board.subscribers == 0
+    async with AsyncExitStack() as streams:
+        await listen_by(1)
 
 
 async def test_what_there_is_not(autojump_clock: MockClock, harness: Harness) -> None:

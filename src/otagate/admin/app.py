@@ -1,9 +1,9 @@
 """The admin surface as an ASGI application: `build` makes it of the table of operations.
 
-Starlette matches the path; all else happens in `Endpoint`, in one order: method, who asks, query, key, body,
-handler, answer. Whatever a handler raises ends here: a RequestError becomes the error body with its status, a
-client that left needs no answer, and anything else is our fault: one line in the log, and to the client no
-more than that it happened.
+Starlette matches the path; all else happens in `Endpoint`, in one order: method, Host, who asks, query, key,
+body, handler, answer. Whatever a handler raises ends here: a RequestError becomes the error body with its
+status, a client that left needs no answer, and anything else is our fault: one line in the log, and to the
+client no more than that it happened.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from otagate.admin.auth import admit
 from otagate.admin.conditional import CHANGING, Doors, answer_single, check_match
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
+from otagate.admin.hosts import check_host
 from otagate.admin.metrics import Requests, make_operation
 from otagate.admin.openapi import document
 from otagate.admin.operations import JSON, Call, Operation, Reply
@@ -29,6 +30,9 @@ from otagate.errors import NotFound, RequestError, TooManyAttempts, Unauthorized
 from otagate.gateway.acts import Act, encode
 
 log = logs.get("admin")
+
+#: Nothing that a path names has a slash in it. Decoded it would be another path than a proxy in front reads.
+_CODED_SLASH = b"%2f"
 
 
 def build(service: Service) -> Starlette:
@@ -81,6 +85,8 @@ class Endpoint:
         self._allow = ", ".join(sorted(self._methods))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _CODED_SLASH in scope.get("raw_path", b"").lower():
+            return await unknown_path(scope, receive, send)
         exchange = Exchange(scope, receive, send)
         operation = self._methods.get(exchange.method)
         try:
@@ -88,6 +94,7 @@ class Endpoint:
         finally:
             method = exchange.method if operation is not None else "other"
             self._requests.count(method, self._path, exchange.status)
+        return None
 
     async def _answer(self, operation: Operation | None, exchange: Exchange, scope: Scope) -> None:
         if operation is None:
@@ -104,6 +111,8 @@ class Endpoint:
             await answer_fault(exchange, operation, error)
 
     async def _perform(self, operation: Operation, exchange: Exchange, scope: Scope) -> None:
+        if operation.public or "authorization" not in exchange.headers:
+            check_host(exchange, self._service.host_names)
         by = admit(self._service, operation, exchange)
         query = parse(exchange.query, operation.query)
         async with repeatable(self._service, operation, exchange, scope["path"], by) as by:
@@ -139,7 +148,7 @@ async def read_body(operation: Operation, exchange: Exchange, by: Act) -> object
     if media not in (JSON, None):
         accepted = ", ".join((JSON, *operation.streams))
         raise faults.UnsupportedMediaType(f"The body may be {accepted}.", field="Content-Type")
-    data = await exchange.read(limits.json_body_bytes_max)
+    data = await exchange.read(operation.body_bytes_max or limits.json_body_bytes_max)
     note_body(by, data)
     try:
         return msgspec.json.decode(data, type=operation.body)

@@ -21,9 +21,15 @@ from otagate.gateway.acts import Act
 from otagate.gateway.views_operators import LoginRequest, SessionView
 
 COOKIE = "otagate_session"
+#: Below TLS. A browser takes it from nobody but this very host (RFC 6265bis section 4.1.3.2): no other host
+#: of the same domain can put a session of its own in its place.
+SECURE_COOKIE = f"__Host-{COOKIE}"
 CSRF_HEADER = "x-csrf-token"
 
-_COOKIE = re.compile(rf"(?:^|[;,])\s*{COOKIE}=([A-Za-z0-9_-]{{1,100}})\s*(?=[;,]|$)")
+_VALUE = "=([A-Za-z0-9_-]{1,100})"
+_COOKIE, _SECURE_COOKIE = (
+    re.compile(rf"(?:^|[;,])\s*{name}{_VALUE}\s*(?=[;,]|$)") for name in (COOKIE, SECURE_COOKIE)
+)
 _READING = ("GET", "HEAD")
 #: Who makes a request that needs no token.
 _ANYBODY = Identity(0, "", Role.VIEWER, b"")
@@ -47,12 +53,23 @@ def identify(service: Service, exchange: Exchange) -> Identity:
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() == "bearer" and token.strip():
-            return service.access.authenticate(token.strip(), exchange.address)
+            identity = service.access.authenticate(token.strip(), exchange.address)
+            exchange.note_known()
+            return identity
     else:
-        cookie = _COOKIE.search(exchange.headers.get("cookie", ""))
+        cookie = _session_cookie(exchange)
         if cookie is not None:
-            return _identify_session(service, exchange, cookie[1])
+            identity = _identify_session(service, exchange, cookie)
+            exchange.note_known()
+            return identity
     raise Unauthorized("This needs a token: Authorization: Bearer TOKEN.")
+
+
+def _session_cookie(exchange: Exchange) -> str | None:
+    """Behind a proxy that ends TLS only the browser knows which of the two it should be."""
+    cookies = exchange.headers.get("cookie", "")
+    found = _SECURE_COOKIE.search(cookies) or (None if exchange.is_secure else _COOKIE.search(cookies))
+    return found and found[1]
 
 
 def _identify_session(service: Service, exchange: Exchange, cookie: str) -> Identity:
@@ -66,10 +83,28 @@ def _identify_session(service: Service, exchange: Exchange, cookie: str) -> Iden
 
 
 def check_origin(exchange: Exchange) -> None:
-    """Csrf when a page of another place makes the request (RFC 6454 section 7)."""
+    """Csrf when a page of another place makes the request (RFC 6454 section 7).
+
+    Of requests that carry no Origin, as for an image or a script, browsers tell in Sec-Fetch-Site (W3C Fetch
+    Metadata); a page of another port of this host is `same-site`, which SameSite lets through.
+    """
     origin = exchange.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != exchange.headers.get("host", "").lower():
-        raise Csrf("A page of another origin may not do this.", field="Origin")
+    if origin is not None:
+        scheme, host = _parts_of(origin)
+        is_here = bool(host) and host == exchange.headers.get("host", "").lower()
+        if not is_here or (exchange.is_secure and scheme != "https"):
+            raise Csrf("A page of another origin may not do this.", field="Origin")
+    if exchange.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise Csrf("A page of another origin may not do this.", field="Sec-Fetch-Site")
+
+
+def _parts_of(origin: str) -> tuple[str, str]:
+    """Scheme and host of an origin; nothing for what is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return "", ""
+    return parts.scheme, parts.netloc.lower()
 
 
 # -- sessions ------------------------------------------------------------------------------------------
@@ -82,8 +117,7 @@ async def log_in(call: Call[NoQuery, LoginRequest]) -> SessionView:
     cookie, session = call.service.access.open_session(call.body.token, exchange.address)
     # behind a proxy that ends TLS only the browser knows how it came here
     by_tls = exchange.is_secure or exchange.headers.get("origin", "").startswith("https://")
-    secure = "; Secure" if by_tls else ""
-    exchange.more_headers["set-cookie"] = f"{COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"
+    _set_cookie(exchange, by_tls, cookie)
     return call.service.session(session)
 
 
@@ -101,4 +135,10 @@ async def log_out(call: Call[NoQuery, None]) -> None:
     if session is None:
         raise Unauthorized("There is no session: this request bears a token.")
     call.service.access.close_session(session)
-    call.exchange.more_headers["set-cookie"] = f"{COOKIE}=; Max-Age=0; HttpOnly; SameSite=Strict; Path=/"
+    by_tls = SECURE_COOKIE in call.exchange.headers.get("cookie", "")
+    _set_cookie(call.exchange, by_tls, "", "; Max-Age=0")
+
+
+def _set_cookie(exchange: Exchange, by_tls: bool, value: str, age: str = "") -> None:
+    name, secure = (SECURE_COOKIE, "; Secure") if by_tls else (COOKIE, "")
+    exchange.more_headers["set-cookie"] = f"{name}={value}{age}; HttpOnly; SameSite=Strict; Path=/{secure}"

@@ -16,10 +16,13 @@ from that which are mended here:
 Below TLS there are two more waits on the client, each with a bound: the handshake has the time of a request's
 head, and our close_notify `limits.admin_close_ms`, after which the socket is closed without.
 
-It speaks HTTP/1 only: an upgrade to h2c or WebSocket is ignored, as a server may (RFC 9110 section 7.8).
-No error of one connection leaves it: `handle` is the last line.
+It speaks HTTP/1 only: an upgrade to h2c or WebSocket is ignored, as a server may (RFC 9110 section 7.8). A
+head that a proxy in front may have understood in another way than we would is refused (`fault_of`). No error
+of one connection leaves it: `handle` is the last line.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -41,13 +44,22 @@ from otagate.admin.faults import ErrorBody, ErrorDetails
 
 log = logs.get("admin")
 
+_WHOLE_URL = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 class Connection(TCPServer):
-    """hypercorn's connection on Trio, with `Http1` as its only protocol."""
+    """hypercorn's connection on Trio, with `Http1` as its only protocol.
+
+    `note_known` is called when the peer has shown that it may ask something of us.
+    """
 
     _client_ended = False  # it will send no other request: nothing to be idle for
+
+    def __init__(
+        self, app: Any, config: Config, context: Any, stream: Any, note_known: Callable[[], None]
+    ) -> None:
+        super().__init__(app, config, context, ConnectionState({"note_known": note_known}), stream)
 
     async def handle(self) -> None:
         """Serve until either side closes. Only cancellation leaves."""
@@ -73,7 +85,7 @@ class Connection(TCPServer):
                     self.config,
                     self.context,
                     tasks,
-                    ConnectionState({}),
+                    self.state,
                     secured,
                     client,
                     server,
@@ -136,6 +148,11 @@ class PatientH11(h11.Connection):
         """Whether the client holds its body back until it is asked for (RFC 9110 section 10.1.1)."""
         return super().they_are_waiting_for_100_continue
 
+    @property
+    def answers_head(self) -> bool:
+        """Whether the answer under way has no body, whatever its head says."""
+        return bool(self._request_method == b"HEAD")
+
 
 class Http1(H11Protocol):
     """hypercorn's HTTP/1.1, each request in a `Turn`."""
@@ -147,10 +164,12 @@ class Http1(H11Protocol):
         self.connection = PatientH11(h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size)
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if request.http_version not in (b"1.0", b"1.1"):
-            await self._send_error_response(505)
+        fault = fault_of(request)
+        if fault is not None:
+            await self._send_error_response(fault)
             await self.send(Closed())
             return
+        target, headers = origin_form(request)
         turn: Any = Turn(self, self.app, request)
         self.stream = HTTPStream(
             turn.run,
@@ -166,10 +185,10 @@ class Http1(H11Protocol):
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
-                headers=list(request.headers),
+                headers=headers,
                 http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=request.target,
+                method=request.method.decode("ascii"),
+                raw_path=target,
                 state=self.connection_state,
             )
         )
@@ -191,6 +210,8 @@ class Http1(H11Protocol):
         ]
         response = h11.Response(status_code=status_code, headers=headers)
         events: list[H11SendableEvent] = [response, h11.Data(data=body), h11.EndOfMessage()]
+        if self.connection.answers_head:
+            del events[1]
         # In one piece: the application, which may be answering too, must not come in between.
         await self.send(RawData(b"".join(self.connection.send(event) or b"" for event in events)))
 
@@ -198,6 +219,32 @@ class Http1(H11Protocol):
         """Say 100 Continue, if the client waits for it."""
         if self.connection.client_waits:
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+
+
+def fault_of(request: h11.Request) -> int | None:
+    """The status for a head that is not served; None for any other.
+
+    Requests are smuggled with a length beside chunks, and with chunks in HTTP/1.0 (RFC 9112 section 6.1).
+    """
+    if request.http_version not in (b"1.0", b"1.1"):
+        return 505
+    names = [name for name, _ in request.headers]
+    if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
+        return 400
+    return 431 if len(names) > limits.admin_headers_max else None
+
+
+def origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The target as path and query, and the headers.
+
+    A target may be a whole URL: then its authority counts, whatever Host says (RFC 9112 section 3.2.2).
+    """
+    headers = list(request.headers)
+    url = _WHOLE_URL.fullmatch(request.target)
+    if url is None:
+        return request.target, headers
+    path = url[2] if url[2].startswith(b"/") else b"/" + url[2]
+    return path, [(b"host", url[1]), *(header for header in headers if header[0] != b"host")]
 
 
 class Turn:

@@ -29,7 +29,9 @@ async def stream(call: Call[EventsQuery, None]) -> None:
     exchange = call.exchange
     query = call.query
     cursor = exchange.headers.get("last-event-id")
-    subscription = await call.service.subscribe(batch=query.batch, product=query.product, cursor=cursor)
+    subscription = await call.service.subscribe(
+        batch=query.batch, product=query.product, cursor=cursor, by=call.by
+    )
     async with subscription as events:
         await exchange.start(200, HEADERS.items())
         if exchange.method == "HEAD":

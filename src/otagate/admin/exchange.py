@@ -21,10 +21,21 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[str, str]]
 
-#: On every answer. An answer about devices is out of date as soon as it is given, and holds secrets.
-STANDARD_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+#: On every answer. An answer about devices is out of date as soon as it is given, and holds secrets; it is no
+#: page, nor part of another site's.
+STANDARD_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+}
 #: On every answer below TLS (RFC 6797): for a year browsers come here by https alone.
 SECURE_HEADERS = {"strict-transport-security": "max-age=31536000"}
+
+
+def _ignore() -> None:
+    """Without a connection of ours below, nobody wants to know."""
 
 
 class Gone(Exception):
@@ -47,12 +58,16 @@ class Exchange:
         self.is_secure = scope.get("scheme") == "https"
         #: Go out with the answer, whatever it is.
         self.more_headers = dict(SECURE_HEADERS) if self.is_secure else {}
+        #: To be called when whoever asks has proved who that is: the connection is no stranger's any more.
+        self.note_known: Callable[[], None] = scope.get("state", {}).get("note_known", _ignore)
         self.started = False
         self.status = 0  # of the answer, once it has begun
         self._finishing = False
         self._receive = receive
         self._send = send
+        self._body_bytes = 0  # taken so far
         self._body_bytes_left = 0
+        self._body_began_s: float | None = None
         self._body_ended = False
 
     # -- the body ----------------------------------------------------------------------------------
@@ -81,20 +96,29 @@ class Exchange:
     async def piece(self) -> bytes:
         """The next bytes of the body, none at its end. Raises Gone, BodyTimeout, TooLarge."""
         while not self._body_ended:
-            with trio.move_on_after(limits.admin_body_stall_ms / 1000) as patience:
+            with trio.move_on_after(self._patience_s()) as patience:
                 message = await self._receive()
             if patience.cancelled_caught:
-                raise BodyTimeout("The rest of the body did not arrive.")
+                raise BodyTimeout("The rest of the body did not arrive, or came too slowly.")
             if message["type"] == "http.disconnect":
                 raise Gone
             self._body_ended = not message.get("more_body", False)
             data: bytes = message.get("body", b"")
             if data:
+                self._body_bytes += len(data)
                 self._body_bytes_left -= len(data)
                 if self._body_bytes_left < 0:
                     raise TooLarge("The body is larger than it may be.")
                 return data
         return b""
+
+    def _patience_s(self) -> float:
+        """For the next bytes: the time of a stall, unless the body as a whole comes too slowly."""
+        now_s, stall_s = trio.current_time(), limits.admin_body_stall_ms / 1000
+        if self._body_began_s is None:
+            self._body_began_s = now_s
+        allowed_s = stall_s + self._body_bytes / limits.admin_body_bytes_per_s_min
+        return max(min(stall_s, self._body_began_s + allowed_s - now_s), 0.0)
 
     async def read(self, bytes_max: int) -> bytes:
         """The whole body of at most so many bytes. Raises as `piece`."""

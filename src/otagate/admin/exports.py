@@ -24,7 +24,8 @@ from otagate.admin.queries import DevicesQuery, UpgradesQuery
 from otagate.errors import Invalid
 from otagate.gateway.views import DeviceView, Page, UpgradeView
 
-FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+#: The full-width forms are what Japanese and Chinese spreadsheets take for the others.
+FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 

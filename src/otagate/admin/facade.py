@@ -88,10 +88,12 @@ class Service(Protocol):
 
     @property
     def metrics_need_token(self) -> bool: ...
+    @property
+    def host_names(self) -> frozenset[str]: ...
 
     async def overview(self) -> views.OverviewView: ...
     async def subscribe(
-        self, *, batch: str | None, product: str | None, cursor: str | None
+        self, *, batch: str | None, product: str | None, cursor: str | None, by: Act
     ) -> AbstractAsyncContextManager[EventStream]:
         """`cursor`: of the last event that the client has seen. Entering it may raise Busy."""
 

@@ -27,6 +27,13 @@ class PreconditionFailed(RequestError):
     code = "precondition_failed"
 
 
+class Misdirected(RequestError):
+    """A Host that is no name of this gateway (RFC 9110 section 15.5.20)."""
+
+    status = 421
+    code = "misdirected"
+
+
 class KeyReused(RequestError):
     """An Idempotency-Key that came with another request before."""
 
@@ -42,7 +49,7 @@ class MethodNotAllowed(RequestError):
 
 
 class BodyTimeout(RequestError):
-    """Nothing of the body arrived for `limits.admin_body_stall_ms` (RFC 9110 section 15.5.9)."""
+    """The body stalled, or came slower than it may (RFC 9110 section 15.5.9)."""
 
     status = 408
     code = "timeout"

@@ -49,7 +49,8 @@ Handler = Callable[[Call[Any, Any]], Awaitable[object]]
 class Operation(Struct, frozen=True, kw_only=True):
     """A method on a path.
 
-    `query` is the struct of its query parameters; `body` the struct of its JSON body; `streams` the media
+    `query` is the struct of its query parameters; `body` the struct of its JSON body, of which
+    `body_bytes_max` are read (0: `limits.json_body_bytes_max`); `streams` the media
     types that its handler reads from the exchange itself ("*/*": any). `errors` are the statuses of its own;
     those that follow from its shape (authentication, query, body) are in `error_statuses`. `role` is the
     least that a token needs for it. `repeatable`: with an Idempotency-Key it may be sent again.
@@ -62,6 +63,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     replies: tuple[Reply, ...]
     query: type[Struct] = NoQuery
     body: type[Struct] | None = None
+    body_bytes_max: int = 0
     streams: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     errors: tuple[int, ...] = ()
@@ -77,7 +79,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     @property
     def error_statuses(self) -> list[int]:
         """Every status but the successful ones that this operation may answer with."""
-        statuses = {400, 422, 500, *self.errors}
+        statuses = {400, 421, 422, 500, *self.errors}
         if not self.public:
             statuses |= {401, 403, 429}
         if self.repeatable:

@@ -1,5 +1,6 @@
 """The table of operations. Routing (app.py) and the API document (openapi.py) are both made of it."""
 
+from otagate import limits
 from otagate.admin import bulk, console, events, exports, handlers, images, queries
 from otagate.admin.operations import BYTES, CSV, EVENTS, NDJSON, Operation, Reply
 from otagate.admin.routes_operators import OPERATORS
@@ -266,6 +267,7 @@ BATCHES = (
         repeatable=True,
         summary="Start a batch upgrade",
         body=views.CreateBatchRequest,
+        body_bytes_max=limits.batch_body_bytes_max,
         replies=(Reply(201, "Started.", views.BatchView),),
         errors=(404, 409, 507),
     ),

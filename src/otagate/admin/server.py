@@ -1,5 +1,9 @@
 """The admin listener: hypercorn's connections on a socket that the caller has bound, below TLS if it says so.
 
+There are few places for connections. Whoever has shown a good token or cookie keeps one; strangers have what
+is left, and when there is none the one who has been there for longest makes room. So nobody who merely
+connects, however slowly or often, shuts operators out.
+
 Shutdown: nothing is accepted any more, idle connections close at once, a running request has
 `limits.admin_graceful_timeout_ms`. A client that stopped reading holds nothing up: its send is cancelled
 then, and TCP_USER_TIMEOUT ends it earlier in a gateway that keeps running.
@@ -8,14 +12,14 @@ then, and TCP_USER_TIMEOUT ends it earlier in a gateway that keeps running.
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
 from otagate import limits, logs
 from otagate.admin.app import build
@@ -43,21 +47,16 @@ async def serve(
     application: Any = build(service)
     app = ASGIWrapper(application)
     config, context = _config(), WorkerContext(None)
-    connections_now = 0
+    places = Places(limits.admin_connections_max)
 
     async def handle(stream: Any) -> None:
-        nonlocal connections_now
-        if connections_now >= limits.admin_connections_max:
-            log.limited("operator_refused", connections=connections_now)
-            return
-        connections_now += 1
-        secrets = tls()
-        if secrets is not None:
-            stream = trio.SSLStream(stream, secrets, server_side=True)
-        try:
-            await Connection(app, config, context, ConnectionState({}), stream).handle()
-        finally:
-            connections_now -= 1
+        with places.take() as note_known:
+            if note_known is None:
+                return
+            secrets = tls()
+            if secrets is not None:
+                stream = trio.SSLStream(stream, secrets, server_side=True)
+            await Connection(app, config, context, stream, note_known).handle()
 
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
@@ -71,6 +70,43 @@ async def serve(
             accepting.cancel_scope.cancel()
         await context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + limits.admin_graceful_timeout_ms / 1000
+
+
+class Places:
+    """The places for connections; strangers in the order in which they came."""
+
+    def __init__(self, places_max: int) -> None:
+        self._places_max = places_max
+        self._taken = 0
+        self._strangers: dict[trio.CancelScope, None] = {}
+
+    @contextmanager
+    def take(self) -> Iterator[Callable[[], None] | None]:
+        """A place while inside, left early if another needs it; what is given is to be called when the peer
+        is no stranger any more. None: there is no place, nor a stranger in one."""
+        if self._taken >= self._places_max and not self._make_room():
+            yield None
+            return
+        self._taken += 1
+        with trio.CancelScope() as place:
+            self._strangers[place] = None
+            try:
+                yield lambda: self._strangers.pop(place, None)
+            finally:
+                self._strangers.pop(place, None)
+                if not place.cancel_called:  # else its place has been given away
+                    self._taken -= 1
+
+    def _make_room(self) -> bool:
+        """Show the eldest stranger the door, if there is one."""
+        oldest = next(iter(self._strangers), None)
+        log.limited("operator_refused", connections=self._taken, known=oldest is None)
+        if oldest is None:
+            return False
+        del self._strangers[oldest]
+        oldest.cancel()
+        self._taken -= 1
+        return True
 
 
 def _listener(fd: int) -> trio.SocketListener:
@@ -89,5 +125,6 @@ def _config() -> Config:
     config.errorlog = logging.getLogger("otagate.admin")
     config.include_server_header = False
     config.h11_max_incomplete_size = limits.admin_head_bytes_max
+    config.max_app_queue_size = limits.admin_body_pieces_max
     config.keep_alive_timeout = limits.admin_idle_timeout_s
     return config

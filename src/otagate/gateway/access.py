@@ -150,6 +150,9 @@ class Access:
         token, seal_key = self._look_up(text, address)
         now_ms = self._now_ms()
         self._forget_expired(now_ms)
+        own = [key for key, other in self._sessions.items() if other.token.number == token.number]
+        if len(own) >= limits.console_sessions_per_token_max:
+            del self._sessions[own[0]]
         if len(self._sessions) >= limits.console_sessions_max:
             self._sessions.popitem(last=False)
         cookie = secrets.token_urlsafe(32)

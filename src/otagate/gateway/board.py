@@ -15,7 +15,7 @@ A mark costs 0.1 µs when nobody watches: it stands in the way of each transitio
 """
 
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -74,6 +74,7 @@ class Board:
         self.name = secrets.token_hex(4)  # versions of another process mean nothing here
         self.version = 0
         self.subscribers = 0
+        self._subscribers_by_token: Counter[int] = Counter()  # number of a token → its streams
         self.closed = False
         self.batches = Recent(limits.events_batches_max)
         self._marked: set[int] = set()
@@ -129,11 +130,15 @@ class Board:
             await self._changed.wait()
 
     @contextmanager
-    def subscribe(self, batch: int | None) -> Iterator[Recent | None]:
+    def subscribe(self, batch: int | None, token: int = 0) -> Iterator[Recent | None]:
         """Take a place, and watch the rows of a batch: its devices, by when they changed. Busy."""
         if self.subscribers >= limits.events_subscribers_max:
             raise Busy(f"{self.subscribers} streams of events are open; close one, or try again later")
+        own = self._subscribers_by_token[token]
+        if own >= limits.events_subscribers_per_token_max:
+            raise Busy(f"{own} streams of events are open with this token; close one")
         self.subscribers += 1
+        self._subscribers_by_token[token] += 1
         try:
             if batch is None:
                 yield None
@@ -148,6 +153,9 @@ class Board:
                     del self._watched[batch]
         finally:
             self.subscribers -= 1
+            self._subscribers_by_token[token] -= 1
+            if not self._subscribers_by_token[token]:
+                del self._subscribers_by_token[token]
 
     # -- cursors ---------------------------------------------------------------------------------
 

@@ -155,10 +155,11 @@ async def subscribe(
     batch: records.Batch | None,
     product: str | None,
     cursor: str | None,
+    token: int,
 ) -> AsyncIterator[Subscription]:
-    """A subscription for as long as it is entered. Busy when there are too many."""
+    """A subscription for as long as it is entered. Busy when there are too many, in all or of this token."""
     since = None if cursor is None else board.version_of(cursor)
-    with board.subscribe(None if batch is None else batch.number) as devices:
+    with board.subscribe(None if batch is None else batch.number, token) as devices:
         yield Subscription(
             board,
             store,

@@ -85,12 +85,17 @@ class Service(SignedService):
         """Whether GET /metrics is for those alone who have a token."""
         return self._gateway.configuration.admin.metrics_token
 
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Names under which operators may reach the gateway, besides those that always do."""
+        return self._gateway.configuration.admin.hosts.names
+
     async def overview(self) -> OverviewView:
         """What the gateway does now."""
         return await self._gateway.overview.view()
 
     async def subscribe(
-        self, *, batch: str | None, product: str | None, cursor: str | None
+        self, *, batch: str | None, product: str | None, cursor: str | None, by: Act = GATEWAY
     ) -> AbstractAsyncContextManager[Subscription]:
         """Events of one batch, or of all (of a product). NotFound; entering it: Busy. See gateway.events."""
         if product is not None:
@@ -104,6 +109,7 @@ class Service(SignedService):
             batch=None if view is None else view.batch,
             product=product,
             cursor=cursor,
+            token=by.identity.token,
         )
 
     # -- firmware --------------------------------------------------------------------------------

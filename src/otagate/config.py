@@ -148,6 +148,13 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dir: Annotated[
         Path, _about("Folder of the store, the images and the first admin token; made if missing.")
     ] = Path("otagate-data")
+    key_file: Annotated[
+        Path,
+        _about(
+            "The key under which secrets of devices and webhooks are sealed; made at the first start. A "
+            "relative path is one in data.dir. No backup holds it: keep a copy."
+        ),
+    ] = Path("secret-key")
     disk_free_min: Annotated[
         int, _whole(0, 2**50, "bytes", "Uploads, new batches and bulks are refused while less is free.")
     ] = limits.disk_free_min_bytes

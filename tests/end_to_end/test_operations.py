@@ -49,7 +49,9 @@ def test_backup_and_restore(tmp_path: Path) -> None:
             ended.set()
             thread.join()
         assert f"1 images of {len(IMAGE)} bytes; checked" in said
-    otagate("restore", tmp_path / "copy", "--data", tmp_path / "new")
+    key_file = tmp_path / "new" / "secret-key"
+    assert str(key_file) in otagate("restore", tmp_path / "copy", "--data", tmp_path / "new")
+    key_file.write_bytes((tmp_path / "data" / "secret-key").read_bytes())
     (tmp_path / "new" / "admin-token").write_text(token)  # the gateway makes none: it knows the old one
     with running(tmp_path / "new") as gateway, Operator(gateway) as operator:
         assert operator.get(f"/firmware/{firmware}/content").content == IMAGE

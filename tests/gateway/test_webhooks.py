@@ -28,6 +28,7 @@ from otagate.gateway.posting import Poster, Result, checked_url, signature
 from otagate.gateway.views_operators import CreateWebhookRequest
 from otagate.gateway.webhooks import backoff_ms
 from otagate.store.operators import Webhook
+from otagate.store.sealing import Sealer, about_webhook
 from otagate.wire import messages
 from tests.gateway.harness import Harness, TestStore, failure, gateway_harness, reach
 
@@ -370,16 +371,19 @@ async def serving(answer: Answer) -> AsyncIterator[Server]:
         nursery.cancel_scope.cancel()
 
 
+SEALER = Sealer(bytes(32))
+
+
 def saying(text: bytes) -> Answer:
     return lambda stream: stream.send_all(text)
 
 
 def hook(url: str) -> Webhook:
-    return Webhook(1, url, ("batch_ended",), "secret", 0)
+    return Webhook(1, url, ("batch_ended",), SEALER.seal("secret", about_webhook(url)), 0)
 
 
 async def attempt(server: Server) -> Result:
-    poster = Poster(lambda: 1_800_000_000.7)
+    poster = Poster(SEALER, lambda: 1_800_000_000.7)
     return await poster.post(hook(server.url), "d7", "batch_ended", b'{"id":"d7"}')
 
 
@@ -434,7 +438,7 @@ async def test_the_status_decides_though_the_rest_is_cut_off() -> None:
 async def test_nobody_is_there() -> None:
     async with serving(saying(b"")) as server:
         url = server.url
-    result = await Poster().post(hook(url), "d1", "test", b"{}")
+    result = await Poster(SEALER).post(hook(url), "d1", "test", b"{}")
     assert result.error
     assert not result.delivered
 
@@ -489,7 +493,7 @@ async def test_https_needs_a_certificate_that_is_trusted(certificate: tuple[Path
             partial(trio.serve_tcp, handler(server, context), 0, host="127.0.0.1")
         )
         port = listener.socket.getsockname()[1]
-        poster = Poster()
+        poster = Poster(SEALER)
         result = await poster.post(hook(f"https://localhost:{port}/"), "d1", "test", b"{}")
         assert not result.delivered
         assert "CERTIFICATE_VERIFY_FAILED" in result.reason

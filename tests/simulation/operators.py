@@ -16,6 +16,7 @@ from otagate.gateway.views import (
     FirmwareMetadata,
     RegisterDeviceRequest,
 )
+from otagate.store.sealing import about_device
 from otagate.upgrade.model import BatchStatus
 from tests.simulation.devices import SimulatedDevice
 from tests.simulation.plan import DAY_MS, HOUR_MS, MINUTE_MS
@@ -169,7 +170,8 @@ class Operators:
             found = (await world.store.lookup_devices([(device.product, device.identifier)]))[0]
             device.deleted = found is None
             if found is not None:
-                device.agent._secret = found.secret
+                about = about_device(found.product, found.identifier)
+                device.agent._secret = world.store.sealer.open(found.sealed, about)
             device.secret_ms = world.now_ms
 
     async def _register_one(self) -> None:

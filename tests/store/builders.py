@@ -22,7 +22,7 @@ from otagate.store.interface import (
 from otagate.upgrade.model import Cause, Policy, Remark, Row, State, TimelineEntry
 
 T0 = 1_700_000_000_000
-SECRET = "s" * 16
+SECRET = b"s" * 16
 IMAGE = "ab" * 32
 
 

@@ -222,9 +222,12 @@ def test_nothing_is_overwritten(data_dir: Path, tmp_path: Path) -> None:
         backup.restore(tmp_path / "copy", data_dir)
     (tmp_path / "empty").mkdir()
     backup.restore(tmp_path / "copy", tmp_path / "empty")
-    assert names(tmp_path / "empty") == names(data_dir) - {"admin-token", "lock", "reserve"} - images(2) - {
-        "store/lock.mdb"
-    }
+    assert names(tmp_path / "empty") == names(data_dir) - {
+        "admin-token",
+        "lock",
+        "reserve",
+        "secret-key",
+    } - images(2) - {"store/lock.mdb"}
 
 
 def test_a_missing_image(data_dir: Path, tmp_path: Path) -> None:

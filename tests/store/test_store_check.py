@@ -31,7 +31,7 @@ async def sound() -> MemoryStore:
     await store.commit([move(1, row(State.FAILED)), EndBatch(1, "aborted", T0)])
     await open_batch(store, [1, 2])
     await store.commit([begin(), ClaimDevices(3, [3], T0)])
-    await store.commit([AddToken("a", "admin", b"h" * 32, T0), AddWebhook("http://h/", EVENTS, "s", T0)])
+    await store.commit([AddToken("a", "admin", b"h" * 32, T0), AddWebhook("http://h/", EVENTS, b"s", T0)])
     await store.commit([audited(1), audited(2), audited(3), TellStalled(2, 1000, 1, T0)])
     return store
 

@@ -142,8 +142,8 @@ async def test_rename_and_rotate(store: Engine) -> None:
     (device, *_) = await fleet(store)
     renamed = await one(store, RenameDevice("lamp", "d1", "kitchen"))
     assert renamed == replace(device, name="kitchen")
-    rotated = await one(store, RotateSecret("lamp", "d1", "t" * 32))
-    assert rotated == replace(renamed, secret="t" * 32)
+    rotated = await one(store, RotateSecret("lamp", "d1", b"t" * 32))
+    assert rotated == replace(renamed, sealed=b"t" * 32)
     assert await store.devices_by_number([1]) == [rotated]
 
 
@@ -178,7 +178,7 @@ async def test_a_deleted_device_stays_in_ended_batches_by_name(store: Engine) ->
     await one(store, EndBatch(1, "aborted", T0))
     assert await one(store, DeleteDevice("lamp", "d1")) == device
     page = await store.scan_upgrades(1, limit=10)
-    assert [found.device for found in page.upgrades][:1] == [replace(device, secret="")]
+    assert [found.device for found in page.upgrades][:1] == [replace(device, sealed=b"")]
     await one(store, register("d1"))
     page = await store.scan_upgrades(1, limit=10, query="Name of d1")
     assert [found.upgrade.device for found in page.upgrades] == [1]

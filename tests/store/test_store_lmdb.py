@@ -298,7 +298,7 @@ async def main():
     number = 0
     while True:
         group = [
-            RegisterDevices("lamp", [NewDevice(f"d{number}-{place}", "n", "s" * 16)], 1) for place in range(5)
+            RegisterDevices("lamp", [NewDevice(f"d{number}-{place}", "n", b"s")], 1) for place in range(5)
         ]
         group.insert(2, CreateProduct("lamp", "Lamp", "secret", 1))
         await store.commit(group)

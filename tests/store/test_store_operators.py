@@ -219,7 +219,7 @@ ALL = ("batch_ended", "device_failed", "batch_stalled")
 
 
 def webhook(*events: str) -> AddWebhook:
-    return AddWebhook("http://127.0.0.1/", events or ALL, "secret", T0)
+    return AddWebhook("http://127.0.0.1/", events or ALL, b"secret", T0)
 
 
 async def bodies(store: Engine, number: int = 1) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def test_a_fresh_row_is_small() -> None:
 
 @pytest.mark.parametrize("version", [None, "1.0"])
 def test_records_come_back_as_they_were(version: str | None) -> None:
-    device = Device(2**40, "lamp", "d1", "灯", "s" * 128, version, version is not None, None, 5)
+    device = Device(2**40, "lamp", "d1", "灯", b"s" * 128, version, version is not None, None, 5)
     assert records.unpack_device(records.pack_device(device)) == device
     product = ProductRecord(3, "lamp", "灯", "both", 5, 1_000_000, 50)
     assert records.unpack_product(records.pack_product(product)) == product
@@ -104,7 +104,7 @@ def test_records_come_back_as_they_were(version: str | None) -> None:
 
 
 def test_a_layout_that_is_not_known_is_not_guessed_at() -> None:
-    device = Device(1, "lamp", "d1", "n", "s" * 16, None, False, None, 5)
+    device = Device(1, "lamp", "d1", "n", b"s" * 16, None, False, None, 5)
     with pytest.raises(AssertionError, match="layout 9"):
         records.unpack_device(b"\x09" + records.pack_device(device)[1:])
     with pytest.raises(AssertionError, match="layout 9"):

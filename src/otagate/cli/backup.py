@@ -10,6 +10,7 @@ from otagate.cli.exits import CommandError, Exit
 from otagate.errors import StoreError
 
 if TYPE_CHECKING:
+    from otagate.config import Data
     from otagate.store.backup import Manifest
 
 
@@ -30,18 +31,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="the data folder (./otagate-data)")
 
 
-def _data_dir(arguments: argparse.Namespace) -> Path:
+def _data(arguments: argparse.Namespace) -> "Data":
     from otagate import config
 
     flags = {serve.FLAGS["data"]: arguments.data}
-    return config.load(arguments.config, os.environ, flags).data.dir
+    return config.load(arguments.config, os.environ, flags).data
 
 
 def _back_up(arguments: argparse.Namespace) -> int:
     from otagate.store.backup import back_up
 
     try:
-        made = back_up(_data_dir(arguments), arguments.target)
+        made = back_up(_data(arguments).dir, arguments.target)
     except StoreError as error:
         raise CommandError(str(error)) from error
     print(f"{arguments.target}: {_said(made)}")
@@ -51,12 +52,15 @@ def _back_up(arguments: argparse.Namespace) -> int:
 def _restore(arguments: argparse.Namespace) -> int:
     from otagate.store.backup import restore
 
-    data_dir = _data_dir(arguments)
+    data = _data(arguments)
     try:
-        made = restore(arguments.source, data_dir)
+        made = restore(arguments.source, data.dir, data.key_file)
     except StoreError as error:
         raise CommandError(str(error)) from error
-    print(f"{data_dir}: {_said(made)}")
+    print(f"{data.dir}: {_said(made)}")
+    key_file = data.dir / data.key_file
+    if not key_file.exists():
+        print(f"before the gateway starts, put the key file that belongs to it at {key_file}")
     return Exit.OK
 
 

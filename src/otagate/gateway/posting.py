@@ -20,6 +20,7 @@ from msgspec import Struct
 from otagate import __version__, limits
 from otagate.errors import Invalid
 from otagate.store.operators import Webhook
+from otagate.store.sealing import Sealer, SealError, about_webhook
 
 
 class Result(Struct, frozen=True):
@@ -45,12 +46,17 @@ _TOO_LATE = f"no answer within {limits.webhook_timeout_ms // 1000} s"
 class Poster:
     """Makes attempts, each on a connection of its own."""
 
-    def __init__(self, unix_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, sealer: Sealer, unix_s: Callable[[], float] = time.time) -> None:
+        self._sealer = sealer
         self._unix_s = unix_s
         self._trust: ssl.SSLContext | None = None
 
     async def post(self, webhook: Webhook, delivery: str, event: str, body: bytes) -> Result:
         """One attempt. Raises nothing that a receiver can cause."""
+        try:
+            secret = self._sealer.open(webhook.sealed, about_webhook(webhook.url))
+        except SealError:  # somebody wrote to the store
+            return Result(error="its secret in the store cannot be read")
         headers = {
             "host": urlsplit(webhook.url).netloc,
             "content-type": "application/json",
@@ -59,7 +65,7 @@ class Poster:
             "user-agent": f"otagate/{__version__}",
             "x-otagate-event": event,
             "x-otagate-delivery": delivery,
-            "x-otagate-signature": signature(webhook.secret, int(self._unix_s()), body),
+            "x-otagate-signature": signature(secret, int(self._unix_s()), body),
         }
         results: list[Result] = []
         with trio.move_on_after(limits.webhook_timeout_ms / 1000):

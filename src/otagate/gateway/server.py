@@ -121,7 +121,7 @@ class Gateway:
         self.deadlines.on_sweep.append(self.sessions.flush_last_seen)
         self.housekeeping = Housekeeping(self.access, self.journal, nursery.start_soon)
         self.deadlines.on_sweep.append(self.housekeeping.sweep)
-        poster = Poster(lambda: clock.validity_now_ms() / 1000)
+        poster = Poster(store.sealer, lambda: clock.validity_now_ms() / 1000)
         self.webhooks = Webhooks(store, self.journal, poster, clock.now_ms)
         stalled_ms = configuration.webhook.stalled_minutes * 60_000
         self.stalls = Stalls(self.upgrades, self.webhooks, stalled_ms, nursery.start_soon)
@@ -296,7 +296,8 @@ async def serve(
     `serve_admin` is admin.server.serve: admin stands above this room, so it is handed in. `task_status` is
     told when both listeners accept.
     """
-    store = open_store(configuration.data.dir, map_bytes=configuration.data.map_bytes)
+    data = configuration.data
+    store = open_store(data.dir, key_file=data.key_file, map_bytes=data.map_bytes)
     try:
         await _serve(configuration, store, serve_admin, task_status)
     finally:

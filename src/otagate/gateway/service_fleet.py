@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from otagate.errors import Invalid, NoRoom, NotFound, RequestError
@@ -21,6 +22,7 @@ from otagate.gateway.views import (
 )
 from otagate.store import interface as records
 from otagate.store.operators import AuditNote
+from otagate.store.sealing import about_device
 from otagate.times import rfc3339
 from otagate.upgrade import validation
 
@@ -87,10 +89,10 @@ class FleetService(OperatorsService):
         self, product: str, request: RegisterDeviceRequest, *, by: Act = GATEWAY
     ) -> DeviceWithSecret:
         """The secret is in the answer and nowhere else afterwards."""
-        device = _checked_device(request)
+        device, secret = self._checked_device(product, request)
         change = records.RegisterDevices(product, [device], self._now_ms())
         note = _noting_registered(f"{product}/{device.identifier}", name=device.name)
-        view = await self._act(by, "device.register", note, change, _registered)
+        view = await self._act(by, "device.register", note, change, partial(_registered, secret))
         if isinstance(view, RequestError):
             raise view
         return view
@@ -106,24 +108,24 @@ class FleetService(OperatorsService):
         """One slice of a bulk registration: a result for each line. NotFound: no such product. NoRoom."""
         self._check_room()
         results: dict[int, RegistrationResult] = {}
-        accepted: list[tuple[int, records.NewDevice]] = []
+        accepted: list[tuple[int, records.NewDevice, str]] = []
         for line, request in enumerate(requests, first_line):
             if isinstance(request, ErrorView):
                 results[line] = RegistrationResult(line, None, error=request)
                 continue
             try:
-                accepted.append((line, _checked_device(request)))
+                accepted.append((line, *self._checked_device(product, request)))
             except RequestError as error:
                 results[line] = RegistrationResult(line, request.identifier, error=_error(error))
         if accepted:
-            change = records.RegisterDevices(product, [device for _, device in accepted], self._now_ms())
+            change = records.RegisterDevices(product, [device for _, device, _ in accepted], self._now_ms())
             note = _noting_count(product)
             outcomes = await self._act(by, "device.register_many", note, change, as_is)
-            for (line, device), outcome in zip(accepted, outcomes, strict=True):
+            for (line, device, secret), outcome in zip(accepted, outcomes, strict=True):
                 if isinstance(outcome, RequestError):
                     results[line] = RegistrationResult(line, device.identifier, error=_error(outcome))
                 else:
-                    results[line] = RegistrationResult(line, device.identifier, secret=device.secret)
+                    results[line] = RegistrationResult(line, device.identifier, secret=secret)
         return [results[line] for line in sorted(results)]
 
     async def list_devices(
@@ -193,11 +195,12 @@ class FleetService(OperatorsService):
 
     async def rotate_secret(self, product: str, identifier: str, *, by: Act = GATEWAY) -> DeviceWithSecret:
         """A new secret; the live session ends."""
-        change = records.RotateSecret(product, identifier, _new_secret())
+        secret = _new_secret()
+        change = records.RotateSecret(product, identifier, self._seal(product, identifier, secret))
         note = noting(f"{product}/{identifier}")
         device: records.Device = await self._act(by, "device.rotate_secret", note, change, as_is)
         self._gateway.end_session(device.number, b"secret rotated")
-        return self._device_with_secret(device)
+        return self._device_with_secret(device, secret)
 
     def _online(self, device: int) -> bool:
         return device in self._gateway.presence
@@ -219,11 +222,21 @@ class FleetService(OperatorsService):
             created_at=rfc3339(device.created_at_ms) or "",
         )
 
-    def _device_with_secret(self, device: records.Device) -> DeviceWithSecret:
+    def _device_with_secret(self, device: records.Device, secret: str) -> DeviceWithSecret:
         view = self._device(device)
         return DeviceWithSecret(
-            **{name: getattr(view, name) for name in DeviceView.__struct_fields__}, secret=device.secret
+            **{name: getattr(view, name) for name in DeviceView.__struct_fields__}, secret=secret
         )
+
+    def _checked_device(self, product: str, request: RegisterDeviceRequest) -> tuple[records.NewDevice, str]:
+        """The device with its secret sealed, and the secret."""
+        identifier = validation.check_identifier(request.identifier)
+        name = identifier if request.name is None else validation.check_device_name(request.name)
+        secret = _new_secret() if request.secret is None else validation.check_secret(request.secret)
+        return records.NewDevice(identifier, name, self._seal(product, identifier, secret)), secret
+
+    def _seal(self, product: str, identifier: str, secret: str) -> bytes:
+        return self._store.sealer.seal(secret, about_device(product, identifier))
 
 
 def _new_secret() -> str:
@@ -231,14 +244,6 @@ def _new_secret() -> str:
     while not (secret := secrets.token_urlsafe(24))[0].isalnum():
         pass
     return secret
-
-
-def _checked_device(request: RegisterDeviceRequest) -> records.NewDevice:
-    identifier = validation.check_identifier(request.identifier)
-    name = identifier if request.name is None else validation.check_device_name(request.name)
-    if request.secret is None:
-        return records.NewDevice(identifier, name, _new_secret())
-    return records.NewDevice(identifier, name, validation.check_secret(request.secret))
 
 
 def as_is(outcome: Any) -> Any:
@@ -253,7 +258,9 @@ def the(value: T | None, message: str) -> T:
     return value
 
 
-def _registered(outcomes: list[records.Device | RequestError]) -> DeviceWithSecret | RequestError:
+def _registered(
+    secret: str, outcomes: list[records.Device | RequestError]
+) -> DeviceWithSecret | RequestError:
     """The answer to the registration of one device, which cannot have been online yet."""
     device = outcomes[0]
     if isinstance(device, RequestError):
@@ -267,7 +274,7 @@ def _registered(outcomes: list[records.Device | RequestError]) -> DeviceWithSecr
         connection="offline",
         last_seen=None,
         created_at=rfc3339(device.created_at_ms) or "",
-        secret=device.secret,
+        secret=secret,
     )
 
 

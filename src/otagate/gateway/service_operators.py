@@ -25,6 +25,7 @@ from otagate.gateway.views_operators import (
 )
 from otagate.store import operators as records
 from otagate.store.interface import Change
+from otagate.store.sealing import about_webhook
 from otagate.store.telling import body_of
 from otagate.times import rfc3339
 
@@ -158,10 +159,12 @@ class OperatorsService:
 
     async def create_webhook(self, request: CreateWebhookRequest, *, by: Act = GATEWAY) -> WebhookWithSecret:
         """The secret is in the answer and in no other. Invalid: the URL, or there are too many."""
+        secret = secrets.token_urlsafe(32)
+        url = checked_url(request.url)
         change = records.AddWebhook(
-            url=checked_url(request.url),
+            url=url,
             events=tuple(dict.fromkeys(request.events)),
-            secret=secrets.token_urlsafe(32),
+            sealed=self._store.sealer.seal(secret, about_webhook(url)),
             at_ms=self._now_ms(),
         )
         return await self._act(
@@ -169,7 +172,7 @@ class OperatorsService:
             "webhook.create",
             _note_webhook,
             change,
-            lambda webhook: WebhookWithSecret(*(*_webhook_fields(webhook), webhook.secret)),
+            lambda webhook: WebhookWithSecret(*(*_webhook_fields(webhook), secret)),
             self._gateway.webhooks.keep,
         )
 

@@ -25,6 +25,7 @@ from otagate.gateway.tls import Certificates
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.store.interface import Device, Store, TouchDevices, Upgrade
+from otagate.store.sealing import SealError, about_device
 from otagate.upgrade.events import ChunkWritten, Returned
 from otagate.upgrade.model import RUNNING_STATES
 from otagate.wire import messages
@@ -73,6 +74,8 @@ class Sessions:
         self.logins_overloaded = 0  # told to come back: too many were under way
         self.takeovers_refused = 0  # told to come back: the device's session was taken over too often
         self._rivals = Rivals()
+        nobody = store.sealer.seal(_NO_SECRET, about_device("", ""))
+        self._nobody = Device(0, "", "", "", nobody, None, False, None, 0)
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class Sessions:
                     good.append((conn, hello, nonce, record))
             else:
                 if record is None:
-                    self._mac_is_right(hello, nonce, _NO_SECRET)
+                    self._mac_is_right(hello, nonce, self._nobody)
                 self._refuse(conn, hello)
         # Presence first, the upgrade after it: a push decided in between finds the device.
         for conn, _, _, record in good:
@@ -191,7 +194,7 @@ class Sessions:
 
     async def _proves(self, hello: messages.Hello, nonce: bytes, certificate: bytes, record: Device) -> bool:
         """What the device shows must be right, and be all that its product asks for."""
-        right = self._mac_is_right(hello, nonce, record.secret)
+        right = self._mac_is_right(hello, nonce, record)
         named = certificate != b"" and self.certificates.name(certificate, hello.product, hello.device)
         if (hello.mac is not None and not right) or (certificate and not named):
             return False
@@ -201,8 +204,15 @@ class Sessions:
             auth = self._auths[record.product] = product.auth if product else "secret"
         return (right or auth == "certificate") and (named or auth == "secret")
 
-    @staticmethod
-    def _mac_is_right(hello: messages.Hello, nonce: bytes, secret: str) -> bool:
+    def _secret_of(self, record: Device) -> str:
+        return self._store.sealer.open(record.sealed, about_device(record.product, record.identifier))
+
+    def _mac_is_right(self, hello: messages.Hello, nonce: bytes, record: Device) -> bool:
+        try:
+            secret = self._secret_of(record)
+        except SealError:  # somebody wrote to the store
+            log.limited("secret_unreadable", product=record.product, device=record.identifier)
+            return False
         right = messages.login_mac(secret, nonce.decode(), hello.product, hello.device)
         return hmac.compare_digest(right, hello.mac or "")
 
@@ -250,7 +260,7 @@ class Sessions:
         self._upgrades.connection_changed(device)
         mac = None
         if hello.nonce is not None:
-            mac = messages.gateway_mac(record.secret, hello.nonce, nonce.decode())
+            mac = messages.gateway_mac(self._secret_of(record), hello.nonce, nonce.decode())
         self._outbox.admit(conn, device)
         self._outbox.send(
             conn,

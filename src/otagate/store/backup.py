@@ -20,7 +20,8 @@ name only when all of that is done. Where a link is not possible (another file s
 While the store is copied its freed pages cannot be used again, so its file may grow by what is written
 meanwhile. A copy that was killed leaves that in force until the next one begins, or the gateway starts.
 
-What a backup holds: store/data.mdb, images/, backup.json. Not the clear text of the first admin token: its
+What a backup holds: store/data.mdb, images/, backup.json. Not the key file: secrets in the store are sealed
+under it, and whoever has the backup alone has none of them. Nor the clear text of the first admin token: its
 hash, as those of all tokens, is in the store.
 """
 
@@ -41,6 +42,7 @@ from otagate.store import check, reads
 from otagate.store.blobs import DIGEST
 from otagate.store.lmdb import check_schema, open_environment, open_tables, view_folder
 from otagate.store.reads import Budget
+from otagate.store.sealing import KEY_FILE
 from otagate.store.snapshot import Snapshot
 from otagate.times import rfc3339
 
@@ -85,10 +87,11 @@ def back_up(data_dir: Path, target: Path) -> Manifest:
     return manifest
 
 
-def restore(source: Path, data_dir: Path) -> Manifest:
+def restore(source: Path, data_dir: Path, key_file: Path | None = None) -> Manifest:
     """Make a data folder of a backup. StoreError: it is none, is damaged, or `data_dir` is not empty.
 
     The backup stays as it is: its bytes are copied, and a former schema is carried forward in the copy.
+    `key_file`: as for `open_store`; it is needed, or made, where secrets were not sealed yet.
     SchemaTooNew: a newer otagate wrote it.
     """
     if not (source / MANIFEST).is_file():
@@ -103,7 +106,7 @@ def restore(source: Path, data_dir: Path) -> Manifest:
         shutil.copyfile(source / "store" / "data.mdb", partial / "store" / "data.mdb")
         for image in sorted((source / "images").glob("??/*")):
             _place(image, partial, link=False)
-        _carry_forward(partial)
+        _carry_forward(partial, partial / (key_file or KEY_FILE))
         manifest = _checked(partial, _named(partial))
         _sync_all(partial)
         partial.rename(data_dir)
@@ -218,11 +221,11 @@ def _schema(folder: Path) -> int:
         environment.close()
 
 
-def _carry_forward(folder: Path) -> None:
+def _carry_forward(folder: Path, key_file: Path) -> None:
     """A former schema, to this otagate's."""
     environment = open_environment(folder / "store", limits.map_bytes)
     try:
-        open_tables(environment, folder / "store")
+        open_tables(environment, folder / "store", key_file)
     finally:
         environment.close()
 

@@ -91,7 +91,7 @@ def register_devices(draft: Draft, change: RegisterDevices) -> list[Device | Req
         taken.add(identifier)
         number = draft.number(DEVICE_NUMBERS)
         packed_number = u64_key.pack(number)
-        device = Device(number, record.key, identifier, new.name, new.secret, None, False, None, change.at_ms)
+        device = Device(number, record.key, identifier, new.name, new.sealed, None, False, None, change.at_ms)
         devices.append((prefix + packed_number, records.pack_device(device)))
         owners.append((packed_number, prefix))
         names.append((name_key, packed_number))
@@ -129,7 +129,7 @@ def rotate_secret(draft: Draft, change: RotateSecret) -> Device | RequestError:
     if found is None:
         return _no_device(change.product, change.identifier)
     record, device = found
-    return _put_device(draft, record.number, replace(device, secret=change.secret))
+    return _put_device(draft, record.number, replace(device, sealed=change.sealed))
 
 
 def delete_device(draft: Draft, change: DeleteDevice) -> Device | RequestError:
@@ -144,7 +144,7 @@ def delete_device(draft: Draft, change: DeleteDevice) -> Device | RequestError:
     transaction.delete(tables.DEVICES, key)
     transaction.delete(tables.NAMES, u32_key.pack(record.number) + device.identifier.encode())
     if tables.has_prefix(draft.view, tables.UPGRADES, u64_key.pack(device.number)):
-        tombstone = records.pack_device(replace(device, secret=""))
+        tombstone = records.pack_device(replace(device, sealed=b""))
         transaction.put(tables.OWNERS, u64_key.pack(device.number), tombstone)
     else:
         transaction.delete(tables.OWNERS, u64_key.pack(device.number))

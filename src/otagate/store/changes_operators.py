@@ -188,7 +188,7 @@ def add_webhook(draft: Draft, change: AddWebhook) -> Webhook | RequestError:
         return Invalid(f"there are {len(draft.webhooks)} webhooks already, which is the most")
     draft.saw_time(change.at_ms)
     number = draft.number(WEBHOOK_NUMBERS)
-    webhook = Webhook(number, change.url, change.events, change.secret, change.at_ms)
+    webhook = Webhook(number, change.url, change.events, change.sealed, change.at_ms)
     draft.change_webhook(webhook)
     return webhook
 

@@ -27,6 +27,7 @@ from otagate.store.interface import (
     UpgradePage,
 )
 from otagate.store.reads import Budget
+from otagate.store.sealing import Sealer
 from otagate.store.snapshot import Snapshot
 from otagate.upgrade.eligibility import Reason
 from otagate.upgrade.model import BatchStatus, State
@@ -38,6 +39,7 @@ class Engine(OperatorsReads):
     """The reads of `interface.Store`; their contracts stand there."""
 
     timed_scans = True
+    sealer: Sealer
 
     async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply a group in one transaction (interface.Store.commit)."""

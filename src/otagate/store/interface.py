@@ -45,6 +45,7 @@ from otagate.store.operators import (
     TouchTokens,
     Webhook,
 )
+from otagate.store.sealing import Sealer
 from otagate.store.signed import (
     AddSigningKey,
     FirmwareSignature,
@@ -78,7 +79,7 @@ class Device(Struct, frozen=True, gc=False):
     product: str
     identifier: str
     name: str
-    secret: str
+    sealed: bytes  # its secret (sealing.about_device)
     version: str | None
     active: bool
     last_seen_ms: int | None
@@ -230,7 +231,7 @@ class NewDevice(Struct, frozen=True, gc=False):
 
     identifier: str
     name: str
-    secret: str
+    sealed: bytes
 
 
 class RegisterDevices(Struct, frozen=True):
@@ -257,7 +258,7 @@ class RotateSecret(Struct, frozen=True):
 
     product: str
     identifier: str
-    secret: str
+    sealed: bytes
 
 
 class DeleteDevice(Struct, frozen=True):
@@ -482,11 +483,10 @@ Outcome: TypeAlias = (
 class Store(OperatorsStore, Protocol):
     """What an engine offers. Reads may finish without yielding; scans run in reader threads."""
 
-    async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
-        """Apply a group in one transaction, in order; one outcome each. Calls must not overlap.
+    sealer: Sealer  # of the secrets that it keeps; the key is not in it
 
-        Raises CommitFailed (fail-stop).
-        """
+    async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
+        """Apply a group in one transaction, in order: an outcome each. No overlap. CommitFailed."""
         ...
 
     # one record, or a drain's worth of them; from memory or mapped pages, on the loop

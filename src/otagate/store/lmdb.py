@@ -19,9 +19,11 @@ overwrite each other's decisions though LMDB kept the pages whole.
 import fcntl
 import os
 import queue
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -35,8 +37,9 @@ from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome, Sizes
-from otagate.store.migrations import migrate
+from otagate.store.migrations import SEALED_SCHEMA, migrate
 from otagate.store.reads import Budget
+from otagate.store.sealing import KEY_FILE, load_sealer
 from otagate.store.snapshot import Snapshot
 from otagate.store.stretches import Stretches, tune
 from otagate.store.tables import View, u64_key
@@ -180,8 +183,13 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> l
         raise StoreError(f"cannot open the store in {path}: {error}") from error
 
 
-def open_tables(environment: lmdb.Environment, path: Path, *, readonly: bool = False) -> dict[str, Any]:
-    """Handles of all tables, made if they are missing; a former schema is carried forward."""
+def open_tables(
+    environment: lmdb.Environment, path: Path, key_file: Path | None, *, readonly: bool = False
+) -> dict[str, Any]:
+    """Handles of all tables, made if they are missing; a former schema is carried forward.
+
+    `key_file`: under whose key that seals what was not sealed; not looked at for any other end.
+    """
     try:
         schema = check_schema(environment, path)
         if readonly and schema < tables.SCHEMA_VERSION:
@@ -191,7 +199,8 @@ def open_tables(environment: lmdb.Environment, path: Path, *, readonly: bool = F
             with environment.begin(write=True) as txn:
                 transaction = LmdbTransaction(txn, handles)
                 if schema:
-                    migrate(transaction, schema)
+                    assert key_file is not None
+                    migrate(transaction, schema, partial(load_sealer, key_file, None))
                     log.info("schema_carried_forward", was=schema, now=tables.SCHEMA_VERSION)
                 else:
                     transaction.put(tables.META, tables.SCHEMA_KEY, u64_key.pack(tables.SCHEMA_VERSION))
@@ -206,11 +215,29 @@ def view_folder(data_dir: Path) -> Iterator[View]:
     path = data_dir / "store"
     environment = open_environment(path, limits.map_bytes, readonly=True)
     try:
-        handles = open_tables(environment, path, readonly=True)
+        handles = open_tables(environment, path, None, readonly=True)
         with environment.begin() as txn:
             yield LmdbTransaction(txn, handles)
     finally:
         environment.close()
+
+
+def _without_freed_pages(environment: lmdb.Environment, path: Path, map_bytes: int) -> lmdb.Environment:
+    """The store in a new file, which has no page that anything was deleted from. Closes the one given."""
+    folder = path / "compact"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        environment.copy(str(folder), compact=True)
+        environment.close()
+        with (folder / "data.mdb").open("rb") as file:
+            os.fsync(file.fileno())
+        (folder / "data.mdb").rename(path / "data.mdb")
+    except (OSError, lmdb.Error) as error:
+        log.warning("freed_pages_kept", path=str(path), error=str(error))
+        environment.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return open_environment(path, map_bytes)
 
 
 class LmdbStore(Engine):
@@ -220,6 +247,7 @@ class LmdbStore(Engine):
         self,
         data_dir: Path,
         *,
+        key_file: Path | None = None,
         map_bytes: int = limits.map_bytes,
         reserve_bytes: int = limits.reserve_file_bytes,
     ) -> None:
@@ -234,7 +262,7 @@ class LmdbStore(Engine):
             reserve.free_if_needed()
             self._environment = open_environment(self._path, map_bytes)
             try:
-                self._tables = open_tables(self._environment, self._path)
+                self._open_tables(data_dir / (key_file or KEY_FILE), map_bytes)
                 reserve.keep()
             except BaseException:
                 self._environment.close()
@@ -249,6 +277,19 @@ class LmdbStore(Engine):
         self._scan_limiter: trio.CapacityLimiter | None = None
         self._writer = threading.Thread(target=self._write_jobs, name="otagate-store", daemon=True)
         self._writer.start()
+
+    def _open_tables(self, key_file: Path, map_bytes: int) -> None:
+        former = check_schema(self._environment, self._path)
+        self._tables = open_tables(self._environment, self._path, key_file)
+        if 0 < former < SEALED_SCHEMA:
+            self._environment = _without_freed_pages(self._environment, self._path, map_bytes)
+            self._tables = open_tables(self._environment, self._path, key_file)
+        with self._environment.begin(write=True) as txn:
+            transaction = LmdbTransaction(txn, self._tables)
+            key_id = transaction.get(tables.META, tables.SEALING_KEY_ID_KEY)
+            self.sealer = load_sealer(key_file, key_id)
+            if key_id is None:
+                transaction.put(tables.META, tables.SEALING_KEY_ID_KEY, self.sealer.key_id)
 
     # -- reads
 
@@ -348,11 +389,14 @@ def _cannot_be_cancelled(_: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.FAILED
 
 
-def open_store(data_dir: str | os.PathLike[str], **options: int) -> LmdbStore:
+def open_store(
+    data_dir: str | os.PathLike[str], *, key_file: Path | None = None, **options: int
+) -> LmdbStore:
     """Open (or make) the store of a data folder. Call it after any fork, and `close` it.
 
-    Options: `map_bytes`, `reserve_bytes`. Shortens the interpreter's switch interval (`stretches.tune`).
-    Raises StoreError: in use, unreadable; SchemaTooNew.
+    `key_file` (store/sealing.py) is taken from the data folder unless it is absolute. Options: `map_bytes`,
+    `reserve_bytes`. Shortens the interpreter's switch interval (`stretches.tune`).
+    Raises StoreError: in use, unreadable, sealed under another key; SchemaTooNew.
     """
     tune()
-    return LmdbStore(Path(data_dir), **options)
+    return LmdbStore(Path(data_dir), key_file=key_file, **options)

@@ -8,6 +8,7 @@ from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome, Sizes
+from otagate.store.sealing import KEY_BYTES, Sealer
 from otagate.store.tables import View
 
 
@@ -98,6 +99,7 @@ class MemoryStore(Engine):
 
     def __init__(self) -> None:
         self._transaction = _Transaction()
+        self.sealer = Sealer(bytes(KEY_BYTES))  # nothing of this store is ever at rest
 
     async def commit(self, changes: Sequence[Change]) -> list[Outcome]:
         """Apply a group at once (interface.Store.commit)."""

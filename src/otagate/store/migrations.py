@@ -6,25 +6,35 @@
 3   products with signing keys, firmware and batches with signatures: fields at the ends of their records,
     which read as absent where a former otagate wrote them. Nothing is rewritten; one that knows schema 2
     alone would not heed a product's demand for signatures.
+4   secrets of devices and webhooks are sealed (bytes where the clear text stood); META has the key's id
 """
 
 import time
-from typing import Final
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Final
 
+import msgspec
+
+from otagate import limits
 from otagate.store import records, tables
 from otagate.store.changes_operators import TOKEN_NUMBERS
 from otagate.store.operators import ADMIN, Token
+from otagate.store.sealing import Sealer, about_device, about_webhook
 from otagate.store.tables import Transaction, u64_key
 
+SEALED_SCHEMA: Final = 4
 FIRST_TOKEN: Final = "first"  # noqa: S105 - a name, no secret
 _TOKEN_SETTING: Final = b"admin_token_sha256"
 
 
-def migrate(transaction: Transaction, schema: int) -> None:
+def migrate(transaction: Transaction, schema: int, load_sealer: Callable[[], Sealer]) -> None:
     """Carry a store of `schema`, below SCHEMA_VERSION, forward to it."""
     assert 1 <= schema < tables.SCHEMA_VERSION
     if schema < 2:
         _to_2(transaction)
+    if schema < SEALED_SCHEMA:
+        _to_4(transaction, load_sealer())
     transaction.put(tables.META, tables.SCHEMA_KEY, u64_key.pack(tables.SCHEMA_VERSION))
 
 
@@ -37,3 +47,34 @@ def _to_2(transaction: Transaction) -> None:
     transaction.put(tables.TOKENS, u64_key.pack(1), records.pack_token(token))
     transaction.put(tables.META, TOKEN_NUMBERS, u64_key.pack(1))
     transaction.delete(tables.SETTINGS, _TOKEN_SETTING)
+
+
+def _to_4(transaction: Transaction, sealer: Sealer) -> None:
+    """Secrets, which were text, are sealed. A deleted device's was "", and stays empty."""
+
+    def seal_device(fields: list[Any]) -> None:
+        fields[4] = sealer.seal(fields[4], about_device(fields[1], fields[2])) if fields[4] else b""
+
+    def seal_webhook(fields: list[Any]) -> None:
+        fields[3] = sealer.seal(fields[3], about_webhook(fields[1]))
+
+    _rewrite(transaction, tables.DEVICES, seal_device)
+    _rewrite(transaction, tables.OWNERS, seal_device)
+    _rewrite(transaction, tables.WEBHOOKS, seal_webhook)
+    transaction.put(tables.META, tables.SEALING_KEY_ID_KEY, sealer.key_id)
+
+
+def _rewrite(transaction: Transaction, table: str, change: Callable[[list[Any]], None]) -> None:
+    """Change the fields of each record of a table, a slice at a time: no cursor sees what is written."""
+    start = b""
+    while True:
+        slice_ = list(islice(tables.scan(transaction, table, start), limits.scan_rows_max))
+        for key, value in slice_:
+            if len(value) == tables.u32_key.size:
+                continue  # of OWNERS: the product of a device that was not deleted
+            fields = msgspec.msgpack.decode(value[1:])
+            change(fields)
+            transaction.put(table, key, value[:1] + msgspec.msgpack.encode(fields))
+        if len(slice_) < limits.scan_rows_max:
+            return
+        start = slice_[-1][0] + b"\0"

@@ -88,12 +88,13 @@ class KeptAnswer(Struct, frozen=True, gc=False):
 
 
 class Webhook(Struct, frozen=True):
-    """A subscription. `pending` entries wait in the outbox; `dropped` ones found it full, ever."""
+    """A subscription. `sealed`: its secret (sealing.about_webhook). `pending` entries wait in the outbox;
+    `dropped` ones found it full, ever."""
 
     number: int
     url: str
     events: tuple[str, ...]
-    secret: str
+    sealed: bytes
     created_at_ms: int
     pending: int = 0
     dropped: int = 0
@@ -189,7 +190,7 @@ class AddWebhook(Struct, frozen=True):
 
     url: str
     events: tuple[str, ...]
-    secret: str
+    sealed: bytes
     at_ms: int
 
 

@@ -89,8 +89,9 @@ TABLES: Final = (
     OUTBOX,
 )
 
-SCHEMA_VERSION: Final = 3  # what each is, and how a former one is carried forward: `migrations`
+SCHEMA_VERSION: Final = 4  # what each is, and how a former one is carried forward: `migrations`
 SCHEMA_KEY: Final = b"schema"
+SEALING_KEY_ID_KEY: Final = b"sealing_key_id"
 NEWEST_TIME_KEY: Final = b"newest_time"
 AUDIT_HEAD_KEY: Final = b"audit_head"  # the hash of the last entry
 KEPT_ANSWERS_KEY: Final = b"kept_answers"  # how many there are

@@ -22,7 +22,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -37,9 +37,9 @@ from otagate.store import changes as rules
 from otagate.store import tables
 from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome, Sizes
-from otagate.store.migrations import SEALED_SCHEMA, migrate
+from otagate.store.migrations import migrate
 from otagate.store.reads import Budget
-from otagate.store.sealing import KEY_FILE, load_sealer
+from otagate.store.sealing import KEY_FILE, load_sealer, sync_folder
 from otagate.store.snapshot import Snapshot
 from otagate.store.stretches import Stretches, tune
 from otagate.store.tables import View, u64_key
@@ -85,7 +85,7 @@ class LmdbTransaction:
         self._txn.delete(key, b"", self._tables[table])
 
 
-class _Lock:
+class FolderLock:
     """DATA/lock, held for the life of a store; the kernel lets go of it however the process ends."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -111,6 +111,7 @@ class _Lock:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
     def release(self) -> None:
+        """Let others in."""
         os.close(self._descriptor)
 
 
@@ -188,7 +189,7 @@ def open_tables(
 ) -> dict[str, Any]:
     """Handles of all tables, made if they are missing; a former schema is carried forward.
 
-    `key_file`: under whose key that seals what was not sealed; not looked at for any other end.
+    `key_file`: under whose key a new store, and one that had nothing sealed, begins to seal.
     """
     try:
         schema = check_schema(environment, path)
@@ -198,11 +199,13 @@ def open_tables(
         if schema < tables.SCHEMA_VERSION:
             with environment.begin(write=True) as txn:
                 transaction = LmdbTransaction(txn, handles)
+                assert key_file is not None
                 if schema:
-                    assert key_file is not None
                     migrate(transaction, schema, partial(load_sealer, key_file, None))
                     log.info("schema_carried_forward", was=schema, now=tables.SCHEMA_VERSION)
                 else:
+                    sealer = load_sealer(key_file, None)
+                    transaction.put(tables.META, tables.SEALING_KEY_ID_KEY, sealer.key_id)
                     transaction.put(tables.META, tables.SCHEMA_KEY, u64_key.pack(tables.SCHEMA_VERSION))
     except lmdb.Error as error:
         raise StoreError(f"cannot read the store in {path}: {error}") from error
@@ -223,18 +226,28 @@ def view_folder(data_dir: Path) -> Iterator[View]:
 
 
 def _without_freed_pages(environment: lmdb.Environment, path: Path, map_bytes: int) -> lmdb.Environment:
-    """The store in a new file, which has no page that anything was deleted from. Closes the one given."""
+    """The store in a new file, without the pages that secrets were freed from. Closes the one given.
+
+    The old file bears the mark until the new one takes its name, so a start that is killed is made up for by
+    the next; and so is one that found no room. The lock file goes first, because it counts the commits of the
+    old file: whoever reads that one meanwhile keeps both, and we begin with neither.
+    """
     folder = path / "compact"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
     try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
         environment.copy(str(folder), compact=True)
+        shutil.copymode(path / "data.mdb", folder / "data.mdb")
+        with closing(open_environment(folder, map_bytes)) as copy:
+            meta = copy.open_db(tables.META.encode())
+            with copy.begin(write=True) as txn:
+                txn.delete(tables.FREED_SECRETS_KEY, db=meta)
         environment.close()
-        with (folder / "data.mdb").open("rb") as file:
-            os.fsync(file.fileno())
+        (path / "lock.mdb").unlink()
         (folder / "data.mdb").rename(path / "data.mdb")
-    except (OSError, lmdb.Error) as error:
-        log.warning("freed_pages_kept", path=str(path), error=str(error))
+        sync_folder(path)
+    except (OSError, lmdb.Error, StoreError) as error:
+        log.warning("freed_secrets_kept", path=str(path), error=str(error))
         environment.close()
     shutil.rmtree(folder, ignore_errors=True)
     return open_environment(path, map_bytes)
@@ -256,7 +269,7 @@ class LmdbStore(Engine):
         except OSError as error:
             raise StoreError(f"cannot make {data_dir}: {error.strerror}") from error
         self._path = data_dir / "store"
-        self._lock = _Lock(data_dir)
+        self._lock = FolderLock(data_dir)
         try:
             reserve = _Reserve(data_dir, reserve_bytes)
             reserve.free_if_needed()
@@ -279,17 +292,15 @@ class LmdbStore(Engine):
         self._writer.start()
 
     def _open_tables(self, key_file: Path, map_bytes: int) -> None:
-        former = check_schema(self._environment, self._path)
         self._tables = open_tables(self._environment, self._path, key_file)
-        if 0 < former < SEALED_SCHEMA:
+        with self.view() as view:
+            key_id = view.get(tables.META, tables.SEALING_KEY_ID_KEY)
+            freed_secrets = view.get(tables.META, tables.FREED_SECRETS_KEY) is not None
+        assert key_id is not None, "a store of this schema says under which key it seals"
+        self.sealer = load_sealer(key_file, key_id)
+        if freed_secrets:
             self._environment = _without_freed_pages(self._environment, self._path, map_bytes)
             self._tables = open_tables(self._environment, self._path, key_file)
-        with self._environment.begin(write=True) as txn:
-            transaction = LmdbTransaction(txn, self._tables)
-            key_id = transaction.get(tables.META, tables.SEALING_KEY_ID_KEY)
-            self.sealer = load_sealer(key_file, key_id)
-            if key_id is None:
-                transaction.put(tables.META, tables.SEALING_KEY_ID_KEY, self.sealer.key_id)
 
     # -- reads
 

@@ -6,7 +6,8 @@
 3   products with signing keys, firmware and batches with signatures: fields at the ends of their records,
     which read as absent where a former otagate wrote them. Nothing is rewritten; one that knows schema 2
     alone would not heed a product's demand for signatures.
-4   secrets of devices and webhooks are sealed (bytes where the clear text stood); META has the key's id
+4   secrets of devices and webhooks are sealed (bytes where the clear text stood); META has the key's id, and
+    FREED_SECRETS_KEY until the file is rid of the pages that held the clear text
 """
 
 import time
@@ -23,7 +24,6 @@ from otagate.store.operators import ADMIN, Token
 from otagate.store.sealing import Sealer, about_device, about_webhook
 from otagate.store.tables import Transaction, u64_key
 
-SEALED_SCHEMA: Final = 4
 FIRST_TOKEN: Final = "first"  # noqa: S105 - a name, no secret
 _TOKEN_SETTING: Final = b"admin_token_sha256"
 
@@ -33,7 +33,7 @@ def migrate(transaction: Transaction, schema: int, load_sealer: Callable[[], Sea
     assert 1 <= schema < tables.SCHEMA_VERSION
     if schema < 2:
         _to_2(transaction)
-    if schema < SEALED_SCHEMA:
+    if schema < 4:
         _to_4(transaction, load_sealer())
     transaction.put(tables.META, tables.SCHEMA_KEY, u64_key.pack(tables.SCHEMA_VERSION))
 
@@ -50,18 +50,24 @@ def _to_2(transaction: Transaction) -> None:
 
 
 def _to_4(transaction: Transaction, sealer: Sealer) -> None:
-    """Secrets, which were text, are sealed. A deleted device's was "", and stays empty."""
-
-    def seal_device(fields: list[Any]) -> None:
-        fields[4] = sealer.seal(fields[4], about_device(fields[1], fields[2])) if fields[4] else b""
-
-    def seal_webhook(fields: list[Any]) -> None:
-        fields[3] = sealer.seal(fields[3], about_webhook(fields[1]))
-
-    _rewrite(transaction, tables.DEVICES, seal_device)
-    _rewrite(transaction, tables.OWNERS, seal_device)
-    _rewrite(transaction, tables.WEBHOOKS, seal_webhook)
+    """Secrets, which were text, are sealed."""
+    rewrite_secrets(transaction, sealer.seal)
     transaction.put(tables.META, tables.SEALING_KEY_ID_KEY, sealer.key_id)
+    transaction.put(tables.META, tables.FREED_SECRETS_KEY, b"")
+
+
+def rewrite_secrets(transaction: Transaction, renew: Callable[[Any, str], bytes]) -> None:
+    """Put `renew(secret, about)` for each secret as it stands; that of a deleted device is empty and stays so."""
+
+    def renew_device(fields: list[Any]) -> None:
+        fields[4] = renew(fields[4], about_device(fields[1], fields[2])) if fields[4] else b""
+
+    def renew_webhook(fields: list[Any]) -> None:
+        fields[3] = renew(fields[3], about_webhook(fields[1]))
+
+    _rewrite(transaction, tables.DEVICES, renew_device)
+    _rewrite(transaction, tables.OWNERS, renew_device)
+    _rewrite(transaction, tables.WEBHOOKS, renew_webhook)
 
 
 def _rewrite(transaction: Transaction, table: str, change: Callable[[list[Any]], None]) -> None:

@@ -110,13 +110,18 @@ def _make(path: Path) -> Sealer:
             file.flush()
             os.fsync(descriptor)
         partial.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"cannot make the key file {path}: {error.strerror}") from error
     sealer = Sealer(key)
     log.info("key_file_made", path=str(path), key=sealer.key_id.hex()[:8])
     return sealer
+
+
+def sync_folder(path: Path) -> None:
+    """What was made or renamed in this folder is on the disk. OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

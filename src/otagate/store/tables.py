@@ -92,6 +92,7 @@ TABLES: Final = (
 SCHEMA_VERSION: Final = 4  # what each is, and how a former one is carried forward: `migrations`
 SCHEMA_KEY: Final = b"schema"
 SEALING_KEY_ID_KEY: Final = b"sealing_key_id"
+FREED_SECRETS_KEY: Final = b"freed_secrets"  # there, while freed pages may hold secrets of before
 NEWEST_TIME_KEY: Final = b"newest_time"
 AUDIT_HEAD_KEY: Final = b"audit_head"  # the hash of the last entry
 KEPT_ANSWERS_KEY: Final = b"kept_answers"  # how many there are

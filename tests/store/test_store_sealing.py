@@ -1,5 +1,6 @@
 """Secrets at rest: what opens and what does not, the key file, stores from before there was one."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -187,6 +188,47 @@ async def test_secrets_of_a_former_store_are_sealed(tmp_path: Path, monkeypatch:
         await store.close()
         assert CLEAR.encode() not in bytes_of(data_dir)
     assert (data_dir / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("moment", ["shutil.copymode", "sync_folder"])
+async def test_a_start_that_ends_before_freed_pages_are_gone_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The secrets are sealed and committed; the file that held them is replaced at the next start."""
+
+    def ends(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    data_dir = tmp_path / "data"
+    await as_schema_2(data_dir)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"otagate.store.lmdb.{moment}", ends)
+        with pytest.raises(KeyboardInterrupt):
+            opened(data_dir)
+    if moment == "shutil.copymode":
+        assert CLEAR.encode() in (data_dir / "store" / "data.mdb").read_bytes()
+    store = opened(data_dir)
+    assert await secrets_of(store) == [CLEAR] * 3
+    await store.close()
+    assert CLEAR.encode() not in bytes_of(data_dir)
+
+
+async def test_without_room_for_a_new_file_the_next_start_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    data_dir = tmp_path / "data"
+    await as_schema_2(data_dir)
+    with monkeypatch.context() as patched:
+        patched.setattr("otagate.store.lmdb.shutil.copymode", no_room)
+        store = opened(data_dir)
+    assert await secrets_of(store) == [CLEAR] * 3
+    await store.close()
+    assert CLEAR.encode() in bytes_of(data_dir)
+    await opened(data_dir).close()
+    assert CLEAR.encode() not in bytes_of(data_dir)
 
 
 async def test_a_former_backup_is_sealed_when_it_is_restored(tmp_path: Path) -> None:

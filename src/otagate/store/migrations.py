@@ -57,7 +57,7 @@ def _to_4(transaction: Transaction, sealer: Sealer) -> None:
 
 
 def rewrite_secrets(transaction: Transaction, renew: Callable[[Any, str], bytes]) -> None:
-    """Put `renew(secret, about)` for each secret as it stands; that of a deleted device is empty and stays so."""
+    """Put `renew(secret, about)` for each secret as it stands; a deleted device's is empty and stays so."""
 
     def renew_device(fields: list[Any]) -> None:
         fields[4] = renew(fields[4], about_device(fields[1], fields[2])) if fields[4] else b""

@@ -80,20 +80,14 @@ class Many:
         return None
 
 
-def run(many: Many, jobs: int, devices: int, seed: int) -> list[str]:
-    """All that was broken; then the folders stay."""
-    folder = Path(tempfile.mkdtemp(prefix="otagate-crash-"))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, many.cycles.end)
+def run(many: Many, folder: Path, *, jobs: int, devices: int, seed: int) -> list[str]:
+    """All that was broken."""
     folders = [folder / str(job) for job in range(jobs)]
     with ThreadPoolExecutor(jobs) as pool:
         for one in folders:
             one.mkdir()
         found = list(pool.map(lambda job: many.run_one(folders[job], devices, seed + job), range(jobs)))
-    broken = [text for text in found if text is not None]
-    if not broken:
-        shutil.rmtree(folder)
-    return broken
+    return [text for text in found if text is not None]
 
 
 def main() -> int:
@@ -109,11 +103,15 @@ def main() -> int:
     print(f"seed {seed}, {arguments.devices} devices", flush=True)
     about = {"code": code("tests/crash"), "devices": arguments.devices}
     many = Many(arguments.cycles, Record(arguments.resume, about))
-    broken = run(many, arguments.jobs, arguments.devices, seed)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, many.cycles.end)
+    folder = Path(tempfile.mkdtemp(prefix="otagate-crash-"))
+    broken = run(many, folder, jobs=arguments.jobs, devices=arguments.devices, seed=seed)
     for text in broken:
         print(text)
     if broken:
-        return 1
+        return 1  # the folder stays, to look at
+    shutil.rmtree(folder)
     sum_up(many, print)
     return 0 if many.totals["cycles"] >= arguments.cycles else 3
 

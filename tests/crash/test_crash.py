@@ -7,22 +7,25 @@ from pathlib import Path
 import trio
 
 from otagate.store.check import main as check_store
-from tests.crash.loop import CrashLoop
+from tests.crash.__main__ import Many, run
 from tests.end_to_end.device import Device
 from tests.end_to_end.process import GatewayProcess, Operator
 from tests.end_to_end.world import World, open_world
+from tests.record import Record
 
+KILLS = 20
 FLEET = 1_000
 # A device has so long to acknowledge: no load of the machine takes half of it from a thousand of them.
 ACKNOWLEDGE_S = 600
 
 
-def test_three_kills(tmp_path: Path) -> None:
-    loop = CrashLoop(tmp_path, devices=40, seed=7)
-    loop.run(range(1, 4))
-    assert loop.totals["promises"] > 100
-    assert loop.totals["operators"] > 3
-    assert loop.totals["resumed"] > 0
+def test_twenty_kills(tmp_path: Path) -> None:
+    many = Many(KILLS, Record(None, {}))
+    assert run(many, tmp_path, jobs=4, devices=30, seed=7) == []
+    assert many.totals["cycles"] == KILLS
+    assert many.totals["promises"] > 500
+    assert many.totals["operators"] > KILLS
+    assert many.totals["resumed"] > 0
 
 
 def test_nobody_fails_by_the_absence_of_the_gateway(tmp_path: Path) -> None:

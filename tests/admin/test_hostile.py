@@ -16,7 +16,7 @@ from otagate.admin.exports import cell
 
 from .conftest import AUTHORIZED, Client, Server, serving
 from .fake import TOKEN, FakeService
-from .operators import error_of, surface
+from .operators import error_of
 from .test_server import HEAD, read_all, read_answer, still_serves
 
 V1 = "/api/v1"
@@ -70,6 +70,26 @@ async def test_heads(server: Server, no_log: pytest.LogCaptureFixture, sent: str
     assert b"secret" not in answer
     assert b"access-control" not in answer.lower()
     assert await still_serves(server)
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        f"POST /nowhere HTTP/1.1\r\n{HEAD}Content-Length: 3\r\n\r\nabc",
+        f"POST /nowhere HTTP/1.1\r\n{HEAD}Transfer-Encoding: CHUNKED\r\n\r\n0\r\n\r\n",
+        f"POST /nowhere HTTP/1.1\r\n{HEAD}Content-Length: 3, 3\r\n\r\nabc",
+        f"GET /nowhere HTTP/1.1\r\n{HEAD}Connection: close\r\n\r\n",
+    ],
+)
+async def test_what_follows_the_last_request_costs_it_nothing(
+    server: Server, no_log: pytest.LogCaptureFixture, request_head: str
+) -> None:
+    behind = f"GET {V1}/products HTTP/1.1\r\n{HEAD}\r\n"
+    async with await server.connect() as stream:
+        await stream.send_all((request_head + behind).encode())
+        head, _, body = (await read_all(stream)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404 ")
+        assert json.loads(body)["error"]["code"] == "not_found"
 
 
 # -- whose name it is ----------------------------------------------------------------------------------
@@ -249,18 +269,3 @@ async def test_a_body_may_take_long(autojump_clock: object, client: Client) -> N
 
     response = await client.post(f"{V1}/products", content=plod())
     assert error_of(response) == (400, "malformed")
-
-
-async def test_a_path_may_be_long(autojump_clock: object) -> None:
-    """The store has no keys so long: nothing is there."""
-    long = "a" * 5_000
-    async with surface() as gateway:
-        admin = gateway.of("admin")
-        await admin.post(f"{V1}/products", json={"key": "lamp", "name": "Lamp"})
-        for path in (f"/products/{long}", f"/products/lamp/devices/{long}", f"/products/{long}/devices"):
-            assert error_of(await admin.get(f"{V1}{path}")) == (404, "not_found")
-        for path in (f"/firmware/f{long}", f"/batches/b{long}", f"/batches/b{'9' * 5_000}"):
-            assert error_of(await admin.get(f"{V1}{path}")) == (404, "not_found")
-        body = {"identifier": "d1", "secret": "s" * 16}
-        assert error_of(await admin.post(f"{V1}/products/{long}/devices", json=body)) == (404, "not_found")
-        assert error_of(await admin.delete(f"{V1}/products/{long}")) == (404, "not_found")

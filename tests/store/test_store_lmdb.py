@@ -15,11 +15,11 @@ import trio
 from builders import T0, fleet, move, one, open_batch, product, register, row
 
 from otagate import limits
-from otagate.errors import CommitFailed, Conflict, SchemaTooNew, StoreError
+from otagate.errors import CommitFailed, Conflict, NotFound, SchemaTooNew, StoreError
 from otagate.store import lmdb as engine
 from otagate.store import stretches, tables
 from otagate.store.check import check_invariants, main
-from otagate.store.interface import PutSetting, Store, Transitioned
+from otagate.store.interface import DeleteDevice, DeleteProduct, PutSetting, Store, Transitioned
 from otagate.store.lmdb import LmdbStore, open_store, view_folder
 from otagate.store.operators import AddToken
 from otagate.upgrade.model import State
@@ -45,6 +45,17 @@ async def test_what_was_committed_is_there_after_a_restart(data_dir: Path) -> No
     assert [device and device.identifier for device in await store.devices_by_number([1])] == ["d1"]
     (again,) = await one(store, register("d2"))  # type: ignore[arg-type]
     assert again.number == 2
+    await store.close()
+
+
+async def test_a_key_that_is_too_long_is_not_there(data_dir: Path) -> None:
+    """Parts of an operator's URL are looked up as they are; LMDB itself raises for more than 511 bytes."""
+    store = opened(data_dir)
+    await store.commit([product(), register("d1")])
+    long = "a" * 5_000
+    assert await store.get_product(long) is None
+    for change in (DeleteProduct(long), DeleteDevice("lamp", long), register("d2", product=long)):
+        assert isinstance(await one(store, change), NotFound)
     await store.close()
 
 

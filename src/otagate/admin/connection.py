@@ -137,11 +137,23 @@ class Connection(TCPServer):
 
 
 class PatientH11(h11.Connection):
-    """h11's connection, which does not tell hypercorn that the client waits for 100 Continue."""
+    """h11's connection, which keeps from hypercorn what it would meet in haste."""
 
     @property
     def they_are_waiting_for_100_continue(self) -> bool:
         return False
+
+    def next_event(self) -> Any:
+        """What comes behind a request that is the last is not looked at (RFC 9112 section 9.6).
+
+        To h11 it is an error, for which hypercorn would close at once and lose the rest of the answer.
+        """
+        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
+
+    def receive_data(self, data: bytes) -> None:
+        """Nor is it kept."""
+        if self.their_state is not h11.MUST_CLOSE:
+            super().receive_data(data)
 
     @property
     def client_waits(self) -> bool:

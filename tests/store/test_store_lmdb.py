@@ -49,7 +49,7 @@ async def test_what_was_committed_is_there_after_a_restart(data_dir: Path) -> No
 
 
 async def test_a_key_that_is_too_long_is_not_there(data_dir: Path) -> None:
-    """Parts of an operator's URL are looked up as they are; LMDB itself raises for more than 511 bytes."""
+    """Parts of URLs are looked up as they are: LMDB keeps no key of over 511 bytes, but looks for any."""
     store = opened(data_dir)
     await store.commit([product(), register("d1")])
     long = "a" * 5_000

@@ -49,7 +49,6 @@ T = TypeVar("T")
 
 READERS_MAX = 126  # slots of the lock file; we use SCAN_THREADS + 1, tools that look in use one each
 SCAN_THREADS = 2
-KEY_BYTES_MAX = 511  # as LMDB is compiled; what is written is far shorter
 
 
 class LmdbTransaction:
@@ -62,9 +61,7 @@ class LmdbTransaction:
         self._tables = handles
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        """The value of a key; nothing where it is longer than LMDB keeps: some are parts of URLs."""
-        if len(key) > KEY_BYTES_MAX:
-            return None
+        """The value of a key."""
         return self._txn.get(key, None, self._tables[table])
 
     def cursor(self, table: str) -> tables.Cursor:

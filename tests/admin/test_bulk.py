@@ -1,8 +1,10 @@
 """Bulk registration: each line has its result, each bound refuses the whole before anything is registered."""
 
+import errno
 import json
+import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
@@ -192,13 +194,19 @@ async def test_a_slice_refused_as_a_whole_is_told_line_by_line(client: Client, s
     assert results(response) == [(1, "a", "no_room"), (2, None, "no_room")]
 
 
+@pytest.mark.parametrize("fails", ["opened", "written", "closed"])
 async def test_no_room_for_the_spool(
-    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    def full(file: Any, data: Any) -> None:
-        raise OSError(28, "No space left on device")
+    """The file cannot be made; takes no bytes; or takes none when its buffer is flushed, and at its close."""
 
-    monkeypatch.setattr(bulk, "_write_and_rewind", full)
+    def full() -> BinaryIO:
+        if fails == "opened":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open("/dev/full", "w+b", buffering=0 if fails == "written" else -1)
+
+    monkeypatch.setattr(bulk.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(limits, "bulk_gather_bytes", 1)
     response = await post(client, b'{"identifier":"a"}\n')
     assert (response.status_code, response.json()["error"]["code"]) == (507, "no_room")
     assert service.slices == []

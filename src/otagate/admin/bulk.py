@@ -13,6 +13,7 @@ swallow all that follow it.
 import csv
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from typing import BinaryIO, cast
 
@@ -50,7 +51,7 @@ async def register(call: Call[NoQuery, RegisterDeviceRequest | None]) -> DeviceW
         return await call.service.register_device(product, call.body, by=call.by)
     await call.service.get_product(product)  # NotFound before the body is taken
     exchange = call.exchange
-    with tempfile.TemporaryFile() as file:
+    with spool_file() as file:
         await spool(exchange, file, header_lines=1 if exchange.media_type == CSV else 0)
         slices = await trio.to_thread.run_sync(open_slices, file, exchange.media_type)
         await exchange.start(200, [("content-type", NDJSON)])
@@ -85,21 +86,31 @@ async def _register_slice(
 # -- the body, on its way in --------------------------------------------------------------------------
 
 
+@contextmanager
+def spool_file() -> Iterator[BinaryIO]:
+    """A file without a name, from its making to its closing. NoRoom: the disk refuses one of the steps.
+
+    A write that failed leaves its bytes in the file's buffer, and closing the file tries them again.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        raise NoRoom(f"The body cannot be kept on disk: {error.strerror}.") from error
+
+
 async def spool(exchange: Exchange, file: BinaryIO, header_lines: int) -> None:
-    """Write the body to the file. TooLarge: too many bytes or lines, a line too long. NoRoom: disk full."""
+    """Write the body to the file. TooLarge: too many bytes or lines, a line too long."""
     exchange.allow_body(limits.bulk_body_bytes_max)
     gathered = bytearray()
     measure = LineMeasure(limits.bulk_devices_max + header_lines)
-    try:
-        while piece := await exchange.piece():
-            measure.take(piece)
-            gathered += piece
-            if len(gathered) >= limits.bulk_gather_bytes:
-                await trio.to_thread.run_sync(file.write, gathered)
-                gathered = bytearray()
-        await trio.to_thread.run_sync(_write_and_rewind, file, gathered)
-    except OSError as error:
-        raise NoRoom(f"The body cannot be kept on disk: {error.strerror}.") from error
+    while piece := await exchange.piece():
+        measure.take(piece)
+        gathered += piece
+        if len(gathered) >= limits.bulk_gather_bytes:
+            await trio.to_thread.run_sync(file.write, gathered)
+            gathered = bytearray()
+    await trio.to_thread.run_sync(_write_and_rewind, file, gathered)
     measure.end()
 
 

@@ -222,7 +222,7 @@ def view_folder(data_dir: Path) -> Iterator[View]:
         environment.close()
 
 
-def _without_freed_pages(environment: lmdb.Environment, path: Path, map_bytes: int) -> lmdb.Environment:
+def without_freed_pages(environment: lmdb.Environment, path: Path, map_bytes: int) -> lmdb.Environment:
     """The store in a new file, without the pages that secrets were freed from. Closes the one given.
 
     The old file bears the mark until the new one takes its name, so a start that is killed is made up for by
@@ -296,7 +296,7 @@ class LmdbStore(Engine):
         assert key_id is not None, "a store of this schema says under which key it seals"
         self.sealer = load_sealer(key_file, key_id)
         if freed_secrets:
-            self._environment = _without_freed_pages(self._environment, self._path, map_bytes)
+            self._environment = without_freed_pages(self._environment, self._path, map_bytes)
             self._tables = open_tables(self._environment, self._path, key_file)
 
     # -- reads

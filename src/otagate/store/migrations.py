@@ -11,7 +11,7 @@
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from otagate.store import records, tables
 from otagate.store.changes_operators import TOKEN_NUMBERS
 from otagate.store.operators import ADMIN, Token
 from otagate.store.sealing import Sealer, about_device, about_webhook
-from otagate.store.tables import Transaction, u64_key
+from otagate.store.tables import Transaction, View, u64_key
 
 FIRST_TOKEN: Final = "first"  # noqa: S105 - a name, no secret
 _TOKEN_SETTING: Final = b"admin_token_sha256"
@@ -57,17 +57,34 @@ def _to_4(transaction: Transaction, sealer: Sealer) -> None:
 
 
 def rewrite_secrets(transaction: Transaction, renew: Callable[[Any, str], bytes]) -> None:
-    """Put `renew(secret, about)` for each secret as it stands; a deleted device's is empty and stays so."""
+    """Put `renew(secret, about)` for each secret as it stands.
+
+    One that is empty stays so: a deleted device's, or one that was dropped with a lost key.
+    """
 
     def renew_device(fields: list[Any]) -> None:
         fields[4] = renew(fields[4], about_device(fields[1], fields[2])) if fields[4] else b""
 
     def renew_webhook(fields: list[Any]) -> None:
-        fields[3] = renew(fields[3], about_webhook(fields[1]))
+        fields[3] = renew(fields[3], about_webhook(fields[1])) if fields[3] else b""
 
     _rewrite(transaction, tables.DEVICES, renew_device)
     _rewrite(transaction, tables.OWNERS, renew_device)
     _rewrite(transaction, tables.WEBHOOKS, renew_webhook)
+
+
+def seals(view: View) -> Iterator[tuple[bytes, str]]:
+    """Each sealed secret of a store of this schema, and what it is bound to."""
+    for table in (tables.DEVICES, tables.OWNERS):
+        for _, value in tables.scan(view, table, b""):
+            if len(value) != tables.u32_key.size:
+                fields = msgspec.msgpack.decode(value[1:])
+                if fields[4]:
+                    yield fields[4], about_device(fields[1], fields[2])
+    for _, value in tables.scan(view, tables.WEBHOOKS, b""):
+        fields = msgspec.msgpack.decode(value[1:])
+        if fields[3]:
+            yield fields[3], about_webhook(fields[1])
 
 
 def _rewrite(transaction: Transaction, table: str, change: Callable[[list[Any]], None]) -> None:

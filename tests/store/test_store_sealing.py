@@ -1,6 +1,7 @@
 """Secrets at rest: what opens and what does not, the key file, stores from before there was one."""
 
 import errno
+import gzip
 import os
 from pathlib import Path
 
@@ -10,7 +11,11 @@ from sealed import CLEAR, as_schema_2, bytes_of, filled, opened, secrets_of
 from otagate import limits
 from otagate.errors import StoreError
 from otagate.store.backup import back_up, restore
+from otagate.store.check import check_invariants
 from otagate.store.sealing import KEY_FILE, Sealer, SealError, load_sealer
+from otagate.upgrade.model import State
+
+FORMER = Path(__file__).parent / "former"
 
 # -- seals -----------------------------------------------------------------------------------------
 
@@ -183,3 +188,26 @@ async def test_a_former_backup_is_sealed_when_it_is_restored(tmp_path: Path) -> 
     store = opened(tmp_path / "again")
     assert await secrets_of(store) == [CLEAR] * 3
     await store.close()
+
+
+@pytest.mark.parametrize("schema", [2, 3])
+async def test_a_store_that_a_former_otagate_wrote(tmp_path: Path, schema: int) -> None:
+    """Its bytes as they were left: d1 is being upgraded, d2 is to be, d3 was deleted; a webhook, a token."""
+    data_dir = tmp_path / "data"
+    (data_dir / "store").mkdir(parents=True)
+    written = gzip.decompress((FORMER / f"schema_{schema}.mdb.gz").read_bytes())
+    assert CLEAR.encode() in written
+    (data_dir / "store" / "data.mdb").write_bytes(written)
+    for _ in range(2):
+        store = opened(data_dir)
+        assert await secrets_of(store) == [CLEAR] * 3
+        (d1, d2, d3) = await store.lookup_devices([("lamp", name) for name in ("d1", "d2", "d3")])
+        assert (d1 and d1.version, d2 and d2.name, d3) == ("1.0", "kitchen", None)
+        upgrades = (await store.scan_upgrades(1, limit=9)).upgrades
+        assert [found.upgrade.row.state for found in upgrades] == [State.PUSHED, State.TO_BE_PUSHED]
+        assert [each.action for each in (await store.list_audit(limit=9)).entries] == ["device.rename"]
+        assert (await store.check_audit()).first_broken is None
+        assert [token.name for token in await store.tokens()] == ["first"]
+        assert check_invariants(store) == []
+        await store.close()
+        assert CLEAR.encode() not in bytes_of(data_dir)

@@ -52,21 +52,27 @@ def spoil(data_dir: Path, identifier: str | None) -> None:
                     txn.put(key, value[:1] + msgspec.msgpack.encode(fields), db=handle)
 
 
+async def seals_in(data_dir: Path) -> list[bytes]:
+    """The secrets of the two devices as they are sealed."""
+    store = opened(data_dir)
+    seals = [each.sealed for each in await store.lookup_devices([("lamp", "d1"), ("lamp", "d2")]) if each]
+    await store.close()
+    assert [seal in bytes_of(data_dir) for seal in seals] == [True, True]
+    return seals
+
+
 async def test_another_key(tmp_path: Path) -> None:
     data_dir, old, new = tmp_path / "data", tmp_path / "data" / KEY_FILE, tmp_path / "new"
     await (await filled(data_dir)).close()
     was = check_key(data_dir, old)
     assert (was.secrets, was.damaged) == (3, [])
-    store = opened(data_dir)
-    seals = [each.sealed for each in await store.lookup_devices([("lamp", "d1"), ("lamp", "d2")]) if each]
-    await store.close()
+    seals = await seals_in(data_dir)
     made = rotate_key(data_dir, old, new)
     assert (made.was, made.secrets, made.devices_dropped, made.webhooks_dropped) == (was.key, 3, 0, 0)
     assert new.stat().st_mode & 0o777 == 0o600
     assert check_key(data_dir, new).key == made.now
     with pytest.raises(StoreError, match=rf"holds the key {made.was}, .* under the key {made.now}"):
         check_key(data_dir, old)
-    assert len(seals) == 2
     assert not any(seal in bytes_of(data_dir) for seal in seals), "the file is rid of the old seals"
     store = opened(data_dir, new)
     assert await secrets_of(store) == [CLEAR] * 3
@@ -147,6 +153,7 @@ async def test_a_rotation_that_is_killed(tmp_path: Path, at: str, opens: str) ->
     """Exactly one key opens the store, and it opens everything; and the rotation can be done again."""
     data_dir = tmp_path / "data"
     await (await filled(data_dir)).close()
+    seals = await seals_in(data_dir)
     killed(at, "rotate", data_dir)
     other = {KEY_FILE: "new", "new": KEY_FILE}[opens]
     assert check_key(data_dir, data_dir / opens).secrets == 3
@@ -155,6 +162,8 @@ async def test_a_rotation_that_is_killed(tmp_path: Path, at: str, opens: str) ->
     store = opened(data_dir, data_dir / opens)
     assert await secrets_of(store) == [CLEAR] * 3
     await store.close()
+    kept = opens == KEY_FILE
+    assert [seal in bytes_of(data_dir) for seal in seals] == [kept, kept], "what was freed is gone"
     assert rotate_key(data_dir, data_dir / opens, data_dir / other).secrets == 3
 
 

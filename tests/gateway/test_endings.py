@@ -1,6 +1,7 @@
 """Abort and expiry: in every state, for devices that are here and that are not, and what stays afterwards."""
 
 import pytest
+import trio
 
 from otagate.errors import Conflict, NotFound
 from otagate.gateway.transfers import Download
@@ -274,3 +275,22 @@ async def test_a_batch_that_many_slices_are_rewritten_for(autojump_clock: object
         assert (await harness.service.get_batch(again)).counts.total == 1202
         await harness.jump(5)
         assert list(harness.gateway.upgrades.batches) == [2]
+
+
+async def test_a_percentage_not_yet_written_is_no_leave_to_burn(autojump_clock: object) -> None:
+    """The device reports while the abort waits for its commit, and asks when the batch is forgotten."""
+    async with gateway_harness() as harness:
+        device, batch = await reach(harness, "upgrading")
+        device.send(progress(batch, 30))
+        await harness.rest()
+        harness.store.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(harness.service.abort_batch, batch)
+            await harness.rest()
+            device.send(progress(batch, 0, stage="verifying"))
+            await harness.rest()
+            harness.store.release()
+        await harness.rest()
+        device.inbox.clear()
+        device.send(progress(batch, 0, stage="burning", id="burn"))
+        assert kinds(await device.receive_all()) == ["cancel"]

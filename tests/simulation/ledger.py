@@ -143,7 +143,13 @@ class Ledger:
             return
         if row.state != state:
             self._judge_move(change, batch, before, row)
-        elif state < SUCCEEDED and (row.timeline != before.timeline or row.due_ms != before.due_ms):
+        elif state < SUCCEEDED and not any(
+            (row.timeline, row.due_ms) == (former.timeline, former.due_ms)
+            for former in (
+                before,
+                self.rows.get(key, before) if world.plan.rivals else before,
+            )  # what a rival left
+        ):
             world.violate("one move", f"{key} stays {state.label} and has another timeline or due time")
         self.decided[key] = row
 

@@ -554,9 +554,9 @@ class Upgrades:
             self.on_batch_completed(record)
 
     def _drop_row(self, device: int) -> None:
+        self._dirty.pop(device, None)  # or its row would outlive what is pending, and the batch
         if device not in self._pending:
             self.rows.pop(device, None)
-            self._dirty.pop(device, None)
         self._free_slot(device)
 
 

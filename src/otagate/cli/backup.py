@@ -1,16 +1,14 @@
 """`otagate backup DIR` and `otagate restore DIR --data DATA`: copies of a data folder."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otagate.cli import serve
+from otagate.cli import folder
 from otagate.cli.exits import CommandError, Exit
 from otagate.errors import StoreError
 
 if TYPE_CHECKING:
-    from otagate.config import Data
     from otagate.store.backup import Manifest
 
 
@@ -18,31 +16,19 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Arguments of both."""
     parser = commands.add_parser("backup", help="copy the data folder, also of a gateway that runs")
     parser.add_argument("target", type=Path, metavar="DIR", help="a folder that does not exist yet")
-    _add_options(parser)
+    folder.add_options(parser)
     parser.set_defaults(run=_back_up)
     parser = commands.add_parser("restore", help="make a data folder of a backup")
     parser.add_argument("source", type=Path, metavar="DIR", help="a backup")
-    _add_options(parser)
+    folder.add_options(parser)
     parser.set_defaults(run=_restore)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in TOML")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (./otagate-data)")
-
-
-def _data(arguments: argparse.Namespace) -> "Data":
-    from otagate import config
-
-    flags = {serve.FLAGS["data"]: arguments.data}
-    return config.load(arguments.config, os.environ, flags).data
 
 
 def _back_up(arguments: argparse.Namespace) -> int:
     from otagate.store.backup import back_up
 
     try:
-        made = back_up(_data(arguments).dir, arguments.target)
+        made = back_up(folder.data_of(arguments).dir, arguments.target)
     except StoreError as error:
         raise CommandError(str(error)) from error
     print(f"{arguments.target}: {_said(made)}")
@@ -52,7 +38,7 @@ def _back_up(arguments: argparse.Namespace) -> int:
 def _restore(arguments: argparse.Namespace) -> int:
     from otagate.store.backup import restore
 
-    data = _data(arguments)
+    data = folder.data_of(arguments)
     try:
         made = restore(arguments.source, data.dir, data.key_file)
     except StoreError as error:

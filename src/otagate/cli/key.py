@@ -1,17 +1,15 @@
 """`otagate key check | rotate`: the key under which secrets are sealed. They ask no gateway."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from otagate.cli import serve
+from otagate.cli import folder
 from otagate.cli.exits import CommandError, Exit
 from otagate.cli.grammar import Actions
 from otagate.errors import StoreError
 
 if TYPE_CHECKING:
-    from otagate.config import Data
     from otagate.store.rekeying import Rotation
 
 
@@ -19,7 +17,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """Arguments of `key`."""
     actions = Actions(commands, "key", "the key under which secrets are sealed")
     check = actions.add_offline("check", "does the key file open the store? Also beside the gateway", _check)
-    _add_options(check)
+    folder.add_options(check)
     rotate = actions.add_offline("rotate", "seal all secrets under another key; stop the gateway", _rotate)
     rotate.add_argument("file", type=Path, metavar="FILE", help="the new key; made if it is missing")
     rotate.add_argument(
@@ -27,26 +25,14 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         action="store_true",
         help="the old key is lost: drop the secrets that do not open, instead of refusing",
     )
-    _add_options(rotate)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration in TOML")
-    parser.add_argument("--data", metavar="DIR", help="the data folder (./otagate-data)")
-
-
-def _data(arguments: argparse.Namespace) -> "Data":
-    from otagate import config
-
-    flags = {serve.FLAGS["data"]: arguments.data}
-    return config.load(arguments.config, os.environ, flags).data
+    folder.add_options(rotate)
 
 
 def _check(arguments: argparse.Namespace) -> int:
     from otagate.cli import output
     from otagate.store.rekeying import NAMED_MAX, check_key
 
-    data = _data(arguments)
+    data = folder.data_of(arguments)
     key_file = data.dir / data.key_file
     try:
         found = check_key(data.dir, key_file)
@@ -68,7 +54,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
     from otagate.cli import output
     from otagate.store.rekeying import rotate_key
 
-    data = _data(arguments)
+    data = folder.data_of(arguments)
     key_file = data.dir / data.key_file
     try:
         made = rotate_key(data.dir, key_file, arguments.file, lost=arguments.lost, map_bytes=data.map_bytes)

@@ -154,6 +154,11 @@ def test_requests(
             "/api/v1/products/lamp/devices",
             {"q": "x", "version": "1", "active": "false", "connection": "online", "eligible_for": "f1"},
         ),
+        (
+            "device list lamp --eligible-for f1 --allow-rollback",
+            "/api/v1/products/lamp/devices",
+            {"eligible_for": "f1", "allow_rollback": "true"},
+        ),
         ("firmware list --product lamp --search x", "/api/v1/firmware", {"product": "lamp", "q": "x"}),
         (
             "batch list --firmware f1 --product lamp --status completed",
@@ -277,7 +282,7 @@ def test_nobody_there(otagate: Run) -> None:
     assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://[::1"])
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x", "http://[::1", "http://xn--", "http://a..b"])
 def test_no_url(otagate: Run, url: str) -> None:
     outcome = otagate("product", "list", "--url", url)
     assert outcome.code == 2
@@ -410,7 +415,7 @@ def test_firmware_content(gateway: Gateway, otagate: Run, tmp_path: Path, whole:
 
 def test_directed_from_a_file(gateway: Gateway, otagate: Run, tmp_path: Path) -> None:
     file = tmp_path / "devices.txt"
-    file.write_text("d1\n\n  d2 \n")
+    file.write_bytes(b"\xef\xbb\xbfd1\r\n\r\n  d2 ")  # as spreadsheets write
     gateway.answers["POST /api/v1/batches"] = BATCH
     assert otagate("batch", "create", "f1", "--devices", str(file)).code == 0
     assert json.loads(gateway.requests[0].body)["devices"] == ["d1", "d2"]

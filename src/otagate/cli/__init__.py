@@ -6,6 +6,7 @@ and wrong command lines answer at once.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,24 +67,52 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; the exit code."""
+    _open_output()
     try:
-        arguments = build_parser().parse_args(argv)
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    try:
-        return int(arguments.run(arguments))
+        code = _run(argv)
+        sys.stdout.flush()
     except CommandError as error:
         _complain(str(error))
         return error.exit_code
     except ConfigurationError as error:
         _complain(str(error))
         return Exit.USAGE
+    except UnicodeEncodeError as error:  # an argument of bytes that are no text, on its way to the gateway
+        _complain(f"{error.object!r} is not UTF-8")
+        return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, a pager) has seen enough; Python must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output (head, a pager) has seen enough
+        _drop_output()
         return Exit.OK
+    except OSError as error:  # as a disk without room below our output
+        _drop_output()
+        _complain(str(error))
+        return Exit.FAILED
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return int(arguments.run(arguments))
+
+
+def _open_output() -> None:
+    """There is an output, though it was closed before we began, and it takes every character somehow."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Python tries at exit to write what it has left, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(line: str) -> None:

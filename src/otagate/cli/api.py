@@ -43,7 +43,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def path(*parts: str) -> str:
-    """A path below /api/v1, each part quoted."""
+    """A path below /api/v1, each part quoted. CommandError for what would lead elsewhere."""
+    for part in parts:
+        if part in ("", ".", ".."):  # clients and proxies resolve dots, quoted or not
+            raise CommandError(f"there is nothing named {part!r}", Exit.USAGE)
     return "/api/v1/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -58,6 +61,7 @@ class Api:
             self._client = httpx.Client(
                 base_url=url, headers=headers, timeout=TIMEOUT, verify=_trust(url, ca), trust_env=False
             )
+            self._client.base_url.host.encode("idna")  # as will be done to connect
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"{url!r} is no URL: {error}", Exit.USAGE) from error
         self._url = url
@@ -167,7 +171,7 @@ def _trust(url: str, ca: str | None) -> ssl.SSLContext | bool:
 def _token_beside() -> str | None:
     try:
         return DEFAULT_TOKEN_PATH.read_text("ascii").strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 

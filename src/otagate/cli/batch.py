@@ -114,14 +114,13 @@ def _identifiers(arguments: argparse.Namespace) -> Iterator[str]:
     yield from arguments.device or ()
     if arguments.devices is not None:
         try:
-            with (
-                sys.stdin
-                if str(arguments.devices) == "-"
-                else arguments.devices.open(encoding="utf-8") as lines
-            ):
-                yield from filter(None, (line.strip() for line in lines))
+            with sys.stdin.buffer if str(arguments.devices) == "-" else arguments.devices.open("rb") as file:
+                text = file.read().decode("utf-8-sig")
         except OSError as error:
             raise CommandError(f"cannot read {arguments.devices}: {error.strerror}", Exit.USAGE) from error
+        except UnicodeDecodeError as error:
+            raise CommandError(f"{arguments.devices} is not UTF-8", Exit.USAGE) from error
+        yield from filter(None, (line.strip() for line in text.split("\n")))
 
 
 def _list(gateway: api.Api, arguments: argparse.Namespace) -> int:

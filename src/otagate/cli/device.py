@@ -41,6 +41,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     listing.add_argument(
         "--eligible-for", metavar="FIRMWARE", help="that a batch of this firmware would take"
     )
+    listing.add_argument(
+        "--allow-rollback",
+        action="store_const",
+        const=True,
+        help="with --eligible-for: of a batch that allows rollback",
+    )
     listing.add_argument("--limit", type=whole_number, metavar="N")
 
     add = actions.add("add", "register one device; its secret is shown once", _add)
@@ -77,7 +83,7 @@ def _path(arguments: argparse.Namespace, *more: str) -> str:
 def _list(gateway: api.Api, arguments: argparse.Namespace) -> int:
     from otagate.cli import output
 
-    names = ("q", "version", "active", "connection", "eligible_for")
+    names = ("q", "version", "active", "connection", "eligible_for", "allow_rollback")
     query = {name: getattr(arguments, name) for name in names}
     devices = gateway.items(api.path("products", arguments.product, "devices"), query, arguments.limit)
     output.write_items(devices, COLUMNS, as_json=arguments.json)

@@ -111,21 +111,30 @@ def _show(gateway: api.Api, arguments: argparse.Namespace) -> int:
 def _content(gateway: api.Api, arguments: argparse.Namespace) -> int:
     """To a file by way of FILE.part, so that FILE is whole or not there."""
     firmware = gateway.get(api.path("firmware", arguments.id))
-    if arguments.output is None:
+    output: Path | None = arguments.output
+    if output is None:
         _fetch(gateway, firmware, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return Exit.OK
-    part = arguments.output.with_name(arguments.output.name + ".part")
     try:
-        try:
-            with part.open("wb") as file:
+        if output.exists() and not output.is_file():  # a device or a pipe, which a file must not replace
+            with output.open("wb") as file:
                 _fetch(gateway, firmware, file)
-            part.replace(arguments.output)
-        finally:
-            part.unlink(missing_ok=True)
+        else:
+            _fetch_whole(gateway, firmware, Path(os.path.realpath(output)))
     except OSError as error:
-        raise CommandError(f"cannot write {arguments.output}: {error.strerror}") from error
+        raise CommandError(f"cannot write {output}: {error.strerror}") from error
     return Exit.OK
+
+
+def _fetch_whole(gateway: api.Api, firmware: dict[str, Any], path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            _fetch(gateway, firmware, file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _fetch(gateway: api.Api, firmware: dict[str, Any], file: BinaryIO) -> None:

@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -86,7 +87,12 @@ def text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, str) and (time := RFC3339.fullmatch(value)):
         return f"{time[1]} {time[2]}"
-    return "".join(char if char.isprintable() else "�" for char in str(value))
+    return "".join(char if _is_shown(char) else "�" for char in str(value))
+
+
+def _is_shown(char: str) -> bool:
+    """Also what Python does not know yet: names may have Chinese characters that are newer than it."""
+    return char.isprintable() or unicodedata.category(char) == "Cn"
 
 
 def transfer_progress() -> Progress:

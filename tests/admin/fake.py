@@ -239,6 +239,9 @@ class FakeService:
         self.devices[product, request.identifier] = view
         return views.DeviceWithSecret(**asdict(view), secret=request.secret or SECRET)
 
+    def check_room(self) -> None:
+        pass
+
     async def register_devices(
         self,
         product: str,

@@ -152,6 +152,22 @@ async def test_the_name_of_a_good_token_is_taken(autojump_clock: object) -> None
         assert error_of(response) == (409, "conflict")
 
 
+@pytest.mark.parametrize("name", ["", " admin", "admin\u3000", "a\nb", "nimda\u202e", "x" * 101])
+async def test_a_name_that_could_pass_for_another(autojump_clock: object, name: str) -> None:
+    async with surface() as gateway:
+        response = await gateway.of("admin").post(f"{V1}/tokens", json={"name": name, "role": "viewer"})
+        assert error_of(response) == (422, "invalid")
+        assert response.json()["error"]["field"] == "name"
+
+
+@pytest.mark.parametrize("name", ["gateway", "otagate key"])
+async def test_nobody_is_named_as_the_gateway(autojump_clock: object, name: str) -> None:
+    """In the audit log these are its own."""
+    async with surface() as gateway:
+        response = await gateway.of("admin").post(f"{V1}/tokens", json={"name": name, "role": "viewer"})
+        assert error_of(response) == (409, "conflict")
+
+
 async def test_the_last_admin_cannot_be_revoked(autojump_clock: object) -> None:
     async with surface() as gateway:
         admin = gateway.of("admin")

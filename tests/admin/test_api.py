@@ -282,6 +282,28 @@ async def test_content_type(client: Client, content_type: str | None, status: in
         assert response.json()["error"]["code"] == "unsupported_media_type"
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        (f"{V1}/products", "application/json"),
+        (f"{V1}/products/lamp/devices", "application/x-ndjson"),
+        (UPLOAD, "application/octet-stream"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("coding", "status"), [("gzip", 415), ("identity, br", 415), ("Identity", 0), ("", 0)]
+)
+async def test_packed_bodies(client: Client, path: str, content_type: str, coding: str, status: int) -> None:
+    """A device would get the packing for its firmware."""
+    headers = {"content-encoding": coding, "content-type": content_type}
+    response = await client.post(path, content=b'{"key":"k","name":"n"}', headers=headers)
+    if not status:
+        assert response.is_success, response.text
+        return
+    assert response.status_code == status
+    assert response.json()["error"]["field"] == "Content-Encoding"
+
+
 async def test_filters_reach_the_service(client: Client, service: FakeService) -> None:
     query = "q=a%20b&version=1&active=true&connection=online&eligible_for=f1&allow_rollback=true"
     query += "&limit=7&cursor=c1"

@@ -11,6 +11,7 @@ import pytest
 
 from otagate import limits
 from otagate.admin import bulk
+from otagate.errors import NoRoom
 
 from .conftest import Client
 from .fake import SECRET, FakeService
@@ -192,6 +193,25 @@ async def test_a_slice_refused_as_a_whole_is_told_line_by_line(client: Client, s
     service.disk_full = True
     response = await post(client, b'{"identifier":"a"}\n{\n')
     assert results(response) == [(1, "a", "no_room"), (2, None, "no_room")]
+
+
+@pytest.mark.parametrize("asked", [1, 2])
+async def test_a_disk_that_gets_full_is_left_alone(
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    """The store may be on the same one: a commit must not fail for want of what a body takes."""
+
+    def check_room() -> None:
+        nonlocal asked
+        asked -= 1
+        if not asked:
+            raise NoRoom("nearly full")
+
+    monkeypatch.setattr(service, "check_room", check_room)
+    monkeypatch.setattr(limits, "bulk_gather_bytes", 1)
+    response = await post(client, b'{"identifier":"a"}\n')
+    assert (response.status_code, response.json()["error"]["code"]) == (507, "no_room")
+    assert service.slices == []
 
 
 @pytest.mark.parametrize("fails", ["opened", "written", "closed"])

@@ -102,13 +102,16 @@ async def test_a_comment_in_silence(server: Server, monkeypatch: pytest.MonkeyPa
         assert await stream.block() == b":\n\n"
 
 
-async def test_a_revoked_token_ends_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_revoked_token_ends_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(events, "COMMENT_S", 0.001)
     async with follow(server) as stream:
         await stream.block()
         monkeypatch.setattr(server.service, "access", Access(lambda: NOW_MS))
         with pytest.raises(EOFError):
             await read_on(stream)
+    assert {record.message for record in caplog.records} <= {"token_refused"}, "no fault of ours"
 
 
 async def test_who_leaves_is_forgotten(server: Server, no_log: Any) -> None:

@@ -14,9 +14,11 @@ from msgspec import Struct
 from otagate.admin import build
 from otagate.admin.exports import CsvWriter, cell, wanted_media
 from otagate.gateway import views
+from otagate.gateway.access import Access
 
 from .conftest import AUTHORIZED, Client, Server
-from .fake import NOW, TOKEN, FakeService
+from .fake import NOW, NOW_MS, TOKEN, FakeService
+from .test_server import read_all
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 ROWS = 100_000
@@ -210,6 +212,26 @@ async def test_refusals(client: Client, path: str, status: int, field: str | Non
 async def test_head(client: Client) -> None:
     response = await client.head("/api/v1/batches/b1/devices", headers={"accept": CSV})
     assert response.headers["content-type"] == CSV
+
+
+async def test_a_token_that_is_revoked_meanwhile_gets_no_more(
+    server: Server, service: Lists, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it has been sent it has; the answer breaks off."""
+
+    async def list_upgrades(batch: str, **filters: Any) -> views.Page[views.UpgradeView]:
+        service.access = Access(lambda: NOW_MS)
+        return await Lists.list_upgrades(service, batch, **filters)
+
+    service.list_upgrades = list_upgrades  # type: ignore[method-assign]
+    async with await server.connect() as connection:
+        request = f"GET /api/v1/batches/b1/devices HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        await connection.send_all(f"{request}Accept: {CSV}\r\n\r\n".encode())
+        answer = await read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"burn_failed") == 200
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert {record.message for record in caplog.records} <= {"token_refused"}, "no fault of ours"
 
 
 # -- bounds ------------------------------------------------------------------------------------------

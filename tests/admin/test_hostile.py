@@ -21,6 +21,7 @@ from .test_server import HEAD, read_all, read_answer, still_serves
 
 V1 = "/api/v1"
 MANY = "".join(f"a{number}: b\r\n" for number in range(limits.admin_headers_max))
+LONG = "a" * limits.admin_head_bytes_max  # and yet it arrives in one piece
 POST = "POST /livez HTTP/1.1\r\nHost: x\r\n"
 LOG_IN = f"POST {V1}/session HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n"
 
@@ -56,6 +57,9 @@ LOG_IN = f"POST {V1}/session HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n"
         ("GET /console/../livez HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         # bounds
         (f"GET /livez HTTP/1.1\r\nHost: x\r\n{MANY}\r\n", 431),
+        (f"GET /livez HTTP/1.1\r\nHost: x\r\nA: {LONG}\r\n\r\n", 431),
+        (f"GET /livez?{LONG} HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (f"{LONG} /livez HTTP/1.1\r\nHost: x\r\n\r\n", 431),
         # an Origin that is no URL was once a fault of ours
         (LOG_IN + 'Origin: http://[\r\n\r\n{"token":"x"}', 403),
     ],

@@ -84,6 +84,8 @@ async def test_browsers_are_told_to_stay_with_tls(
         for path in ("/", "/nowhere", "/livez"):
             head = await at.curl("-I", "--cacert", str(folder / "ca.pem"), at.url + path)
             assert (HSTS in head.lower()) == is_secure
+        head = await at.curl("-I", "-H", "Host:", "--cacert", str(folder / "ca.pem"), at.url)
+        assert (b"400" in head, HSTS in head.lower()) == (True, is_secure)  # not read as a request at all
 
 
 async def test_an_unknown_authority_is_not_trusted_by_curl(secured: Server) -> None:

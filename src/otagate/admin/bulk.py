@@ -52,7 +52,8 @@ async def register(call: Call[NoQuery, RegisterDeviceRequest | None]) -> DeviceW
     await call.service.get_product(product)  # NotFound before the body is taken
     exchange = call.exchange
     with spool_file() as file:
-        await spool(exchange, file, header_lines=1 if exchange.media_type == CSV else 0)
+        header_lines = 1 if exchange.media_type == CSV else 0
+        await spool(exchange, file, header_lines, call.service.check_room)
         slices = await trio.to_thread.run_sync(open_slices, file, exchange.media_type)
         await exchange.start(200, [("content-type", NDJSON)])
         async with exchange.while_connected():
@@ -99,8 +100,14 @@ def spool_file() -> Iterator[BinaryIO]:
         raise NoRoom(f"The body cannot be kept on disk: {error.strerror}.") from error
 
 
-async def spool(exchange: Exchange, file: BinaryIO, header_lines: int) -> None:
-    """Write the body to the file. TooLarge: too many bytes or lines, a line too long."""
+async def spool(
+    exchange: Exchange, file: BinaryIO, header_lines: int, check_room: Callable[[], None]
+) -> None:
+    """Write the body to the file. TooLarge: too many bytes or lines, a line too long. NoRoom.
+
+    `check_room` is asked before each write: the file may be on the disk on which commits must not fail.
+    """
+    check_room()
     exchange.allow_body(limits.bulk_body_bytes_max)
     gathered = bytearray()
     measure = LineMeasure(limits.bulk_devices_max + header_lines)
@@ -108,6 +115,7 @@ async def spool(exchange: Exchange, file: BinaryIO, header_lines: int) -> None:
         measure.take(piece)
         gathered += piece
         if len(gathered) >= limits.bulk_gather_bytes:
+            check_room()
             await trio.to_thread.run_sync(file.write, gathered)
             gathered = bytearray()
     await trio.to_thread.run_sync(_write_and_rewind, file, gathered)

@@ -39,7 +39,7 @@ from hypercorn.typing import ConnectionState, H11SendableEvent
 from hypercorn.utils import parse_socket_addr
 
 from otagate import limits, logs
-from otagate.admin.exchange import STANDARD_HEADERS, Receive, Scope, Send
+from otagate.admin.exchange import Receive, Scope, Send, standard_headers
 from otagate.admin.faults import ErrorBody, ErrorDetails
 
 log = logs.get("admin")
@@ -217,7 +217,7 @@ class Http1(H11Protocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
-            *((name.encode(), value.encode()) for name, value in STANDARD_HEADERS.items()),
+            *((name.encode(), value.encode()) for name, value in standard_headers(self.ssl).items()),
             *self.config.response_headers("h11"),
         ]
         response = h11.Response(status_code=status_code, headers=headers)
@@ -243,7 +243,12 @@ def fault_of(request: h11.Request) -> int | None:
     names = [name for name, _ in request.headers]
     if b"transfer-encoding" in names and (b"content-length" in names or request.http_version == b"1.0"):
         return 400
-    return 431 if len(names) > limits.admin_headers_max else None
+    # h11 has its own bound, but a head that arrives in one piece it takes as long as it is
+    size = sum(len(name) + len(value) for name, value in request.headers) + len(request.target)
+    is_large = (
+        size + len(request.method) > limits.admin_head_bytes_max or len(names) > limits.admin_headers_max
+    )
+    return 431 if is_large else None
 
 
 def origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from otagate import limits
-from otagate.admin.faults import BodyTimeout
+from otagate.admin.faults import BodyTimeout, UnsupportedMediaType
 from otagate.errors import Malformed, TooLarge
 
 Scope = MutableMapping[str, Any]
@@ -32,6 +32,11 @@ STANDARD_HEADERS = {
 }
 #: On every answer below TLS (RFC 6797): for a year browsers come here by https alone.
 SECURE_HEADERS = {"strict-transport-security": "max-age=31536000"}
+
+
+def standard_headers(is_secure: bool) -> dict[str, str]:
+    """Of every answer, and below TLS."""
+    return STANDARD_HEADERS | (SECURE_HEADERS if is_secure else {})
 
 
 def _ignore() -> None:
@@ -57,7 +62,7 @@ class Exchange:
         self.address: str = client[0] if client else ""
         self.is_secure = scope.get("scheme") == "https"
         #: Go out with the answer, whatever it is.
-        self.more_headers = dict(SECURE_HEADERS) if self.is_secure else {}
+        self.more_headers: dict[str, str] = {}
         #: To be called when whoever asks has proved who that is: the connection is no stranger's any more.
         self.note_known: Callable[[], None] = scope.get("state", {}).get("note_known", _ignore)
         self.started = False
@@ -84,7 +89,13 @@ class Exchange:
         return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
 
     def allow_body(self, bytes_max: int) -> None:
-        """Permit a body of so many bytes; TooLarge at once when the head declares more."""
+        """Permit a body of so many bytes, as it is.
+
+        At once TooLarge when the head declares more, and UnsupportedMediaType when it says that the body is
+        packed: what a client means by the bytes is not what would be kept of them.
+        """
+        if self.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            raise UnsupportedMediaType("The body has to come as it is.", field="Content-Encoding")
         declared = self.headers.get("content-length")
         if declared is not None:
             if not (declared.isascii() and declared.isdigit()):
@@ -132,7 +143,7 @@ class Exchange:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head; `headers` override the standard ones."""
-        merged = STANDARD_HEADERS | self.more_headers | dict(headers)
+        merged = standard_headers(self.is_secure) | self.more_headers | dict(headers)
         self.started = True
         self.status = status
         await self._send(
@@ -161,10 +172,16 @@ class Exchange:
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
         """Cancel what runs inside once the client is gone. Only after the whole body was read."""
+        raised: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
-            yield
+            try:
+                yield
+            except Exception as error:  # on its way out the nursery would make a group of it
+                raised = error
             nursery.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
 
     async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
         while (await self._receive())["type"] != "http.disconnect":

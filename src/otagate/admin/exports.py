@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from otagate import limits
+from otagate.admin.auth import identify
 from otagate.admin.images import attachment
 from otagate.admin.operations import CSV, NDJSON, Call
 from otagate.admin.queries import DevicesQuery, UpgradesQuery
@@ -76,6 +77,7 @@ async def _page_or_all(
     async with exchange.while_connected():
         await exchange.write(encode(page.items))
         while page.next is not None:
+            identify(call.service, exchange)  # a token may have been revoked meanwhile
             page = await get(page.next, limits.export_rows)
             await exchange.write(encode(page.items))
         await exchange.finish()

@@ -113,6 +113,9 @@ class Service(Protocol):
     ) -> views.SigningKeyView: ...
     async def revoke_signing_key(self, product: str, id: str, *, by: Act) -> None: ...
 
+    def check_room(self) -> None:
+        """NoRoom on a disk or in a store that is about to be full."""
+
     async def register_device(
         self, product: str, request: views.RegisterDeviceRequest, *, by: Act
     ) -> views.DeviceWithSecret: ...

@@ -4,6 +4,7 @@ from msgspec.json import Encoder
 from msgspec.structs import asdict
 
 from otagate.admin import queries
+from otagate.admin.auth import identify
 from otagate.admin.operations import NDJSON, Call
 from otagate.gateway import views_operators as views
 from otagate.gateway.views import Page
@@ -42,6 +43,7 @@ async def list_audit(call: Call[queries.AuditQuery, None]) -> Page[views.AuditVi
         return None
     async with exchange.while_connected():
         async for entries in call.service.export_audit():
+            identify(call.service, exchange)  # a token may have been revoked meanwhile
             await exchange.write(_encode_lines(entries))
         await exchange.finish()
     return None

@@ -85,7 +85,5 @@ class Operation(Struct, frozen=True, kw_only=True):
         if self.repeatable:
             statuses.add(409)
         if self.body is not None or self.streams:
-            statuses |= {408, 413}
-        if self.body is not None:
-            statuses.add(415)
+            statuses |= {408, 413, 415}
         return sorted(statuses)

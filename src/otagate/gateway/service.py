@@ -129,7 +129,7 @@ class Service(SignedService):
         )
         signed = await self._check_signature(checked)
         await self._check_free(checked)
-        self._check_room()
+        self.check_room()
         async with self._blobs.upload(limits.image_bytes_max) as upload:
             yield FirmwareUpload(self, self._blobs, upload, checked, signed, by)
 
@@ -223,7 +223,7 @@ class Service(SignedService):
         firmware = await self._store.get_firmware(request.firmware)
         if firmware is None:
             raise Invalid(f"there is no firmware {request.firmware!r}", field="firmware")
-        self._check_room()
+        self.check_room()
 
         def wrap(change: records.Change) -> records.Change:
             return by.wrap(change, self._now_ms(), "batch.create", _note_batch, _batch)

@@ -42,7 +42,7 @@ class FleetService(OperatorsService):
         super().__init__(gateway)
         self._blobs = blobs
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
         """Before what takes much: NoRoom on a disk or in a map that is about to be full."""
         self._blobs.check_room()
         map_check = self._gateway.health.map_left()
@@ -106,7 +106,7 @@ class FleetService(OperatorsService):
         by: Act = GATEWAY,
     ) -> list[RegistrationResult]:
         """One slice of a bulk registration: a result for each line. NotFound: no such product. NoRoom."""
-        self._check_room()
+        self.check_room()
         results: dict[int, RegistrationResult] = {}
         accepted: list[tuple[int, records.NewDevice, str]] = []
         for line, request in enumerate(requests, first_line):

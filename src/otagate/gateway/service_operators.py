@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from otagate import limits
-from otagate.errors import Malformed, NotFound
+from otagate.errors import Conflict, Malformed, NotFound
 from otagate.gateway.access import Access, Session, hash_of
 from otagate.gateway.acts import GATEWAY, Act, Note, Repeats
 from otagate.gateway.posting import checked_url
@@ -24,16 +24,19 @@ from otagate.gateway.views_operators import (
     WebhookWithSecret,
 )
 from otagate.store import operators as records
+from otagate.store import rekeying
 from otagate.store.interface import Change
 from otagate.store.sealing import about_webhook
 from otagate.store.telling import body_of
 from otagate.times import rfc3339
+from otagate.upgrade import validation
 
 if TYPE_CHECKING:
     from otagate.gateway.server import Gateway
 
 T = TypeVar("T")
 
+OWN_ACTORS = (GATEWAY.identity.name, rekeying.ACTOR)  # of the audit log, which no token may pass for
 TEST = "test"  # the event of a webhook's trial, which no subscription names
 AUDIT_SCANS_MAX = 8  # transactions of one listing: a filter that matches little gets a short page
 
@@ -78,11 +81,14 @@ class OperatorsService:
 
     async def create_token(self, request: CreateTokenRequest, *, by: Act = GATEWAY) -> TokenWithSecret:
         """The clear text is in the answer and nowhere else. Conflict: the name is taken; Invalid."""
+        name = validation.check_token_name(request.name)
+        if name in OWN_ACTORS:
+            raise Conflict(f"in the audit log {name!r} stands for the gateway itself", field="name")
         clear = secrets.token_urlsafe(32)
         now_ms = self._now_ms()
         days = request.expires_in_days
         change = records.AddToken(
-            name=request.name,
+            name=name,
             role=request.role,
             sha256=hash_of(clear),
             at_ms=now_ms,

@@ -104,9 +104,7 @@ class WebhookTest(Struct, frozen=True):
 class CreateTokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """POST /tokens. Without `expires_in_days` it is good until it is revoked."""
 
-    name: Annotated[
-        str, Meta(min_length=1, max_length=limits.token_name_chars_max, pattern=r"^[^\x00-\x1f]*$")
-    ]
+    name: Annotated[str, Meta(min_length=1, max_length=limits.token_name_chars_max)]
     role: RoleLabel
     expires_in_days: Annotated[int, Meta(ge=1, le=limits.token_days_max)] | None = None
 

@@ -53,6 +53,7 @@ RULE = {
     ),
     "device_name": f"A device name is at most {limits.device_name_chars_max} characters: {_TEXT_RULE}.",
     "key_name": f"The name of a key is at most {limits.key_name_chars_max} characters: {_TEXT_RULE}.",
+    "token_name": f"The name of a token is 1-{limits.token_name_chars_max} characters: {_TEXT_RULE}.",
     "secret": (
         f"A device secret is {limits.secret_chars_min}-{limits.secret_chars_max} printable ASCII characters."
     ),
@@ -169,6 +170,11 @@ def check_secret(value: Any, field: str = "secret") -> str:
 def check_key_name(value: Any, field: str = "name") -> str:
     """Free text in NFC, 0-100 characters; a signing key may go without a name."""
     return _text(value, field, "key_name", 0, limits.key_name_chars_max)
+
+
+def check_token_name(value: Any, field: str = "name") -> str:
+    """Free text in NFC, 1-100 characters: the audit log shows it, where nothing may pass for another name."""
+    return _text(value, field, "token_name", 1, limits.token_name_chars_max)
 
 
 # -- firmware --------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from otagate import config, limits
-from otagate.config import Address, Configuration, load, render, sample
+from otagate.config import Configuration, load, render, sample
+from otagate.config_texts import Address
 from otagate.errors import ConfigurationError
 
 ROOT = Path(__file__).parent.parent
@@ -216,6 +217,32 @@ NO_HOST = [":", ":7700", "-:1", "é:1", "::1:7700", "[]:1", "[host]:1", "[::1:1"
 def test_not_an_address(text: str) -> None:
     with pytest.raises(ValueError):
         Address(text)
+
+
+# -- certificates ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("", []),
+        (" , ", []),
+        ("a.pem=a.key", [("a.pem", "a.key")]),
+        (" a.pem = a.key ,b=c=d,", [("a.pem", "a.key"), ("b", "c=d")]),
+        ("a=k, b=k", [("a", "k"), ("b", "k")]),  # one key for two
+    ],
+)
+def test_more_certificates(text: str, files: list[tuple[str, str]]) -> None:
+    assert load(environ={"OTAGATE_TLS__MORE_CERTIFICATES": text}).tls.more_certificates.files == files
+
+
+@pytest.mark.parametrize(
+    "text", ["a.pem", "=", "a=", "=a", "a=k, b", "a=k, a=j", ",".join(map("{0}={0}".format, range(65)))]
+)
+def test_not_certificates(text: str) -> None:
+    said = refusal(environ={"OTAGATE_TLS__MORE_CERTIFICATES": text})
+    assert said.startswith("tls.more_certificates = ")
+    assert said.endswith("must be CERTIFICATE=KEY, up to 64 with commas between them, or empty")
 
 
 # -- what is shown ---------------------------------------------------------------------------------

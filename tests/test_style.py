@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "times": set(),
     "openmetrics": set(),
     "logs": GROUND,
-    "config": GROUND,
+    "config_texts": GROUND,
+    "config": GROUND | {"config_texts"},
     "wire": GROUND,
     "upgrade": GROUND,
     "hashing": GROUND,
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": LOW - {"wire"},
     "sdk": LOW - {"upgrade"},
     "plane": LOW - {"upgrade"},
-    "gateway": LOW | {"config", "openmetrics", "store", "plane"},
+    "gateway": LOW | {"config", "config_texts", "openmetrics", "store", "plane"},
     "admin": GROUND | {"logs", "config", "openmetrics", "gateway"},
     "bench": GROUND | {"logs", "wire", "sdk", "plane", "hashing"},
 }

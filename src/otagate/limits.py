@@ -22,6 +22,7 @@ hello_timeout_ms = 10_000  # after the handshake
 write_stall_timeout_ms = 24_000  # output waits and not one byte leaves; noticed up to a quarter later: 30 s
 close_timeout_ms = 5_000  # after our close frame, for the peer's
 tls_ticket_key_s = 12 * 3600  # then session tickets are sealed with another key; two former ones open them
+more_certificates_max = 64  # for other names; the plane has room for so many
 heartbeat_s = 60
 heartbeat_s_min = 10
 heartbeat_s_max = 600

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from otagate import cli
 from otagate.cli import certs
 from otagate.wire import messages
 from tests.end_to_end.device import SECRET
@@ -222,6 +223,79 @@ def test_sighup_takes_a_new_certificate(tmp_path: Path) -> None:
         gateway.wait_for(lambda: " reloaded " in gateway.log)
         assert Peer(gateway, renewed).hello("d2")["type"] == "welcome"
         assert before.hello("d1")["type"] == "welcome"
+
+
+def shown(gateway: GatewayProcess, folder: Path, name: str) -> bool:
+    """Is there a certificate of the folder's authority for the name?"""
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    with socket.create_connection(gateway.devices, timeout=20) as raw:
+        try:
+            context.wrap_socket(raw, server_hostname=name).close()
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
+
+
+def test_names_have_their_certificates(tmp_path: Path) -> None:
+    """And SIGHUP reads all of them anew, or none."""
+    folder, renewed = tmp_path / "certs", tmp_path / "renewed"
+    names = ["localhost", "lamp.example", "pump.example"]
+    for made in (folder, renewed):
+        assert list(certs.make(made, names=names[1:]))
+    stems = [folder / "names" / name for name in names[1:]]
+    more = ", ".join(f"{stem}.pem={stem}.key" for stem in stems)
+    gateway = GatewayProcess(tmp_path / "data", environment=settings(folder, TLS__MORE_CERTIFICATES=more))
+    gateway.start()
+    try:
+        assert [shown(gateway, folder, name) for name in (*names, "nobody.example")] == [True] * 3 + [False]
+        for path in ("server.pem", "server.key", "names/lamp.example.pem", "names/lamp.example.key"):
+            (folder / path).write_bytes((renewed / path).read_bytes())
+        missing = Path(f"{stems[1]}.key")
+        key = missing.read_bytes()
+        missing.unlink()
+        os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for(lambda: " not_reloaded " in gateway.log)
+        assert f"cannot read tls.more_certificates = {missing}: No such file" in gateway.log
+        assert [shown(gateway, folder, name) for name in names] == [True] * 3
+        missing.write_bytes(key)
+        os.kill(gateway.pid, signal.SIGHUP)
+        gateway.wait_for(lambda: " reloaded " in gateway.log)
+        assert [shown(gateway, renewed, name) for name in names] == [True, True, False]
+    finally:
+        gateway.kill()
+
+
+LAMP, PUMP = "lamp.example lamp.example", "pump.example pump.example"
+SAME_NAME = "the certificate of {0}lamp{1} and that of {0}LAMP{1} both have the name lamp.example"
+OTHER_KEY = "the key of {0}pump{1} cannot be used: key values mismatch"
+CHECKS = [
+    ([], "server", ""),
+    ([LAMP, PUMP], "server", ""),
+    ([LAMP, "LAMP.example LAMP.example"], "server", f"tls: {SAME_NAME}"),
+    ([LAMP, "pump.example lamp.example"], "server", f"tls: {OTHER_KEY}"),
+    (["none none"], "server", "cannot read tls.more_certificates = {0}none.pem: No such file or directory"),
+    ([], "ca", "admin.certificate and admin.key cannot be used: KEY_VALUES_MISMATCH"),
+]
+
+
+@pytest.mark.parametrize(("more", "admin", "said"), CHECKS)
+def test_the_configuration_is_checked_with_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], admin: str, said: str
+) -> None:
+    """more: names of each certificate's file and its key's."""
+    assert list(certs.make(tmp_path, names=["lamp.example", "LAMP.example", "pump.example"]))
+    stem = f"{tmp_path}/names/"
+    pairs = ", ".join(f"{stem}{certificate}.pem={stem}{key}.key" for certificate, key in map(str.split, more))
+    file = tmp_path / "otagate.toml"
+    file.write_text(
+        f"[device]\ntls = 'required'\n[tls]\n"
+        f"certificate = '{tmp_path}/server.pem'\nkey = '{tmp_path}/server.key'\n"
+        f"more_certificates = '{pairs}'\n"
+        f"[admin]\ntls = true\ncertificate = '{tmp_path}/server.pem'\nkey = '{tmp_path}/{admin}.key'\n"
+    )
+    code = cli.main(["config", "check", "--config", str(file)])
+    told = capsys.readouterr().err.removeprefix("otagate: ").removesuffix("\n")
+    assert (code, told) == (2 if said else 0, said.format(stem, ".example.pem (tls.more_certificates)"))
 
 
 def test_operators_below_tls(tmp_path: Path) -> None:

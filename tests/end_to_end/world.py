@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from otagate import config
+from otagate.config_texts import Address
 from otagate.gateway.clock import Clock
 from otagate.gateway.server import Gateway, listen, make_plane
 from otagate.gateway.service import Service
@@ -75,7 +76,7 @@ class World:
         self.store = open_store(self.path, map_bytes=2**30, reserve_bytes=4096)
         blobs = Blobs(self.path, 0, self.store.image_used)
         await blobs.open()
-        listener = listen(config.Address("127.0.0.1:0"))
+        listener = listen(Address("127.0.0.1:0"))
         self.address = listener.getsockname()
         plane = make_plane(self.configuration)
 

@@ -321,6 +321,16 @@ def test_what_cannot_be_used_changes_nothing(rig: TlsRig, given: dict[str, Any],
     rig.login("tcp")
 
 
+@pytest.mark.parametrize("part", ["certificate", "authorities"])
+@pytest.mark.parametrize("damage", [(b"MI", b"!!"), (b"\n-----END CERTIFICATE-----\n", b"")])
+def test_half_a_file_is_none(rig: TlsRig, certs: Path, part: str, damage: tuple[bytes, bytes]) -> None:
+    """The first certificate in it is whole; but what stands behind it would be missed."""
+    whole = (certs / "server.pem").read_bytes() if part == "certificate" else (certs / "ca.pem").read_bytes()
+    with pytest.raises(ValueError, match=f"the {part} cannot be used: .*(base64|end line|too short)"):
+        rig.use(**{part: whole + (certs / "ca.pem").read_bytes().replace(*damage)})
+    rig.login("tcp")
+
+
 def test_a_key_of_another_certificate(rig: TlsRig, certs: Path) -> None:
     with pytest.raises(ValueError, match="the key cannot be used"):
         rig.use(key=(certs / "ca.key").read_bytes())

@@ -20,6 +20,7 @@ from .rig import CLOSE, PREFACE, TEXT, Peer, frame
 from .tls import Make, TlsRig, client_context, count
 
 TODAY = datetime.now(UTC)
+both_versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def made(
     folder: Path,
     *,
     issuer: str = "ours",
-    days: tuple[int, int] = (-1, 20),
+    days: tuple[float, float] = (-1, 20),
     usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH,
     subject: list[x509.NameAttribute] | None = None,
     alternatives: list[x509.GeneralName] | None = None,
@@ -101,8 +102,10 @@ def authority_digest(certs: Path) -> bytes:
     return hashlib.sha256(der).hexdigest().encode()
 
 
-def greet_as(rig: TlsRig, context: ssl.SSLContext, session: Any = None) -> Peer:
-    peer = rig.secure(rig.connect_tls("tcp", context, session))
+def greet_as(
+    rig: TlsRig, context: ssl.SSLContext, session: Any = None, name: str | None = "localhost"
+) -> Peer:
+    peer = rig.secure(rig.connect_tls("tcp", context, session, name))
     peer.send_raw(PREFACE + frame("tcp", TEXT, b"hello"))
     event = rig.wait_event(plane.HELLO)
     peer.conn, peer.certificate = event[1], event[4]
@@ -110,7 +113,7 @@ def greet_as(rig: TlsRig, context: ssl.SSLContext, session: Any = None) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@both_versions
 @pytest.mark.parametrize("asked", ["optional", "required"])
 def test_a_certificate_names_its_device(
     rig: TlsRig, certs: Path, version: ssl.TLSVersion, asked: str
@@ -142,6 +145,25 @@ def test_other_authorities_void_the_tickets(rig: TlsRig, certs: Path) -> None:
     assert count(rig, "tls_handshakes", "tls_resumptions") == [2, 0]
 
 
+@both_versions
+def test_no_ticket_outlives_its_certificate(
+    rig: TlsRig, certs: Path, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """Each resumption brings a new ticket, and could go on for ever."""
+    rig.use(client_certificates="required", authorities=(certs / "ca.pem").read_bytes())
+    end = datetime.now(UTC) + timedelta(seconds=3)
+    context = made(certs, tmp_path, days=(-1, (end - TODAY) / timedelta(1)))
+    context.minimum_version = context.maximum_version = version
+    first = greet_as(rig, context)
+    again = greet_as(rig, context, first.socket.ssl.session)  # type: ignore[attr-defined]
+    assert count(rig, "tls_resumptions") == [1]
+    for peer in (first, again):
+        rig.apply((plane.CLOSE, peer.conn, 0, b""))
+        peer.close()
+    rig.wait(lambda: datetime.now(UTC) > end)
+    assert "expired" in refused(rig, context, again.socket.ssl.session)  # type: ignore[attr-defined]
+
+
 def test_optional_means_optional(rig: TlsRig, certs: Path) -> None:
     rig.use(client_certificates="optional", authorities=(certs / "ca.pem").read_bytes())
     assert greet_as(rig, client_context(certs)).certificate == b""
@@ -150,9 +172,9 @@ def test_optional_means_optional(rig: TlsRig, certs: Path) -> None:
 # -- refusals and revocations ----------------------------------------------------------------------------
 
 
-def refused(rig: TlsRig, context: ssl.SSLContext, session: Any = None) -> str:
+def refused(rig: TlsRig, context: ssl.SSLContext, session: Any = None, name: str | None = "localhost") -> str:
     """The alert that the client was told; the plane has closed by then."""
-    peer = rig.connect_tls("tcp", context, session)
+    peer = rig.connect_tls("tcp", context, session, name)
     told = ""
 
     def over() -> bool:

@@ -32,7 +32,15 @@ both_versions = pytest.mark.parametrize("version", ["1.2", "1.3"])
 class Witness:
     """Stands in for a peer's socket, as `Secured` does. session: one to resume. shown: whose certificate."""
 
-    def __init__(self, connected: Any, folder: Path, shown: str, session: Any, **settings: Any) -> None:
+    def __init__(
+        self,
+        connected: Any,
+        folder: Path,
+        shown: str,
+        session: Any,
+        asks_for: str = "localhost",
+        **settings: Any,
+    ) -> None:
         self.raw = connected
         self.tls = TLSConnection(connected)
         self.tls.closeSocket = False
@@ -47,7 +55,7 @@ class Witness:
         for name, value in settings.items():
             setattr(asked, name, value)
         self._shaking = self.tls.handshakeClientCert(
-            chain, key, session=session, settings=asked, serverName="localhost",
+            chain, key, session=session, settings=asked, serverName=asks_for,
             alpn=[bytearray(b"otagate.v1")], async_=True,
         )  # fmt: skip
         self._reading: Iterator[Any] | None = None

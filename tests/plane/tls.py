@@ -19,13 +19,17 @@ from .rig import Peer, Rig
 class Secured:
     """A non-blocking socket below TLS, with the few methods that a peer uses."""
 
-    def __init__(self, connected: socket.socket, context: ssl.SSLContext, session: Any = None) -> None:
+    def __init__(
+        self,
+        connected: socket.socket,
+        context: ssl.SSLContext,
+        session: Any = None,
+        name: str | None = "localhost",
+    ) -> None:
         self.raw = connected
         self.ended = False
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl = context.wrap_bio(
-            self.incoming, self.outgoing, server_hostname="localhost", session=session
-        )
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
 
     def fileno(self) -> int:
         return self.raw.fileno()
@@ -120,11 +124,16 @@ class TlsRig(Rig):
         self.plane.tls(**certificates(self.folder) | given)
 
     def connect_tls(
-        self, link: str = "tcp", context: ssl.SSLContext | None = None, session: Any = None, **options: int
+        self,
+        link: str = "tcp",
+        context: ssl.SSLContext | None = None,
+        session: Any = None,
+        name: str | None = "localhost",
+        **options: int,
     ) -> Peer:
-        """A connection that has said nothing, but can say it below TLS."""
+        """A connection that has said nothing, but can say it below TLS. name: whom it asks for."""
         peer = super().connect(link, **options)
-        peer.socket = Secured(peer.socket, context or self.context, session)  # type: ignore[assignment]
+        peer.socket = Secured(peer.socket, context or self.context, session, name)  # type: ignore[assignment]
         return peer
 
     def connect(self, link: str = "tcp", **options: int) -> Peer:

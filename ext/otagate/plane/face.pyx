@@ -16,8 +16,8 @@ from otagate.wire.frames cimport OPCODE_BINARY, OPCODE_TEXT
 
 from otagate.plane cimport state
 from otagate.plane.context cimport (
-    FAULT_AUTHORITIES, FAULT_CERTIFICATE, FAULT_KEY, FAULT_MEMORY, FAULT_NONE, FAULT_REVOCATIONS,
-    Credentials, Fault, use_credentials,
+    FAULT_AUTHORITIES, FAULT_CERTIFICATE, FAULT_KEY, FAULT_MEMORY, FAULT_NAMELESS, FAULT_NONE,
+    FAULT_REVOCATIONS, FAULT_SAME_NAME, Credentials, Culprit, Fault, Pair, use_credentials,
 )
 from otagate.plane.commands cimport (
     flush_touched, order_admit, order_close, order_retry, order_send, order_stop, order_stream,
@@ -28,7 +28,7 @@ from otagate.plane.listener cimport add_listener, drop_listeners
 from otagate.plane.openssl cimport ERR_peek_last_error, ERR_reason_error_string
 from otagate.plane.revocation cimport end_revoked
 from otagate.plane.state cimport (
-    CHUNK_BITS_MIN, CHUNK_SIZES, EVENT_CLOSED, EVENT_ENDED, EVENT_HELLO, EVENT_STARTED,
+    CERTIFICATES_MAX, CHUNK_BITS_MIN, CHUNK_SIZES, EVENT_CLOSED, EVENT_ENDED, EVENT_HELLO, EVENT_STARTED,
     HTTP_HEAD_BYTES_MAX, NETWORKS_MAX, NONCE_BYTES, SLOT_MASK, TICKET_KEY_BYTES, TICKET_KEYS_MAX,
     Bounds, Connection, Core, Event, Image, Job, Security,
 )
@@ -134,6 +134,33 @@ FAULTS = {
 
 cdef OSError error_of(int number):
     return OSError(number, os.strerror(number))
+
+
+cdef int give_pair(Pair* pair, bytes certificate, bytes key) except -1:
+    pair.certificate = <const uint8_t*>PyBytes_AS_STRING(certificate)
+    pair.certificate_size = <uint32_t>PyBytes_GET_SIZE(certificate)
+    pair.key = <const uint8_t*>PyBytes_AS_STRING(key)
+    pair.key_size = <uint32_t>PyBytes_GET_SIZE(key)
+    return 0
+
+
+cdef Exception fault_of(Fault fault, const Culprit* culprit, list labels):
+    """labels: what each pair is called; the first is not called anything."""
+    if fault == FAULT_MEMORY:
+        return MemoryError()
+    label = labels[culprit.pair]
+    if fault == FAULT_NAMELESS:
+        return ValueError(f"the certificate of {label} has no DNS name")
+    if fault == FAULT_SAME_NAME:
+        name = (<const char*>culprit.host.name)[:culprit.host.size].decode("latin-1")
+        one = f"the certificate of {label}" if label else "the first certificate"
+        return ValueError(f"{one} and that of {labels[culprit.other]} both have the name {name}")
+    reason = ERR_reason_error_string(ERR_peek_last_error())
+    words = (<bytes>reason).decode() if reason != NULL else "not PEM"
+    part = FAULTS[<int>fault]
+    if label and fault in (FAULT_CERTIFICATE, FAULT_KEY):
+        part = f"{part} of {label}"
+    return ValueError(f"{part} cannot be used: {words}")
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -386,6 +413,7 @@ cdef class Plane:
         bytes certificate not None,
         bytes key not None,
         *,
+        dict more not None={},
         bytes authorities not None=b"",
         bytes revocations not None=b"",
         client_certificates="off",
@@ -393,34 +421,32 @@ cdef class Plane:
     ):
         cdef Core* core = self.opened()
         cdef Credentials given
+        cdef Culprit culprit
         cdef Fault fault
+        cdef list pairs = [(certificate, key), *more.values()]
         if client_certificates not in ("off", "optional", "required"):
             raise ValueError(
                 f"client certificates are off, optional or required, not {client_certificates!r}"
             )
-        given.certificate = <const uint8_t*>PyBytes_AS_STRING(certificate)
-        given.certificate_size = <uint32_t>PyBytes_GET_SIZE(certificate)
-        given.key = <const uint8_t*>PyBytes_AS_STRING(key)
-        given.key_size = <uint32_t>PyBytes_GET_SIZE(key)
+        if len(pairs) > CERTIFICATES_MAX:
+            raise ValueError(f"at most {CERTIFICATES_MAX - 1} more certificates")
+        for i, (certificate, key) in enumerate(pairs):
+            give_pair(&given.pairs[<int>i], certificate, key)
+        given.pairs_count = <uint32_t>len(pairs)
         given.authorities = <const uint8_t*>PyBytes_AS_STRING(authorities)
         given.authorities_size = <uint32_t>PyBytes_GET_SIZE(authorities)
         given.revocations = <const uint8_t*>PyBytes_AS_STRING(revocations)
         given.revocations_size = <uint32_t>PyBytes_GET_SIZE(revocations)
         given.ask = client_certificates != "off"
         given.insist = client_certificates == "required"
-        name_kind = NAME_KINDS[certificate_name]
+        given.name_kind = NAME_KINDS[certificate_name]
         if create_tls(core) < 0:
             raise MemoryError
         if core.tls.ticket_keys_count == 0:
             self.ticket_keys(os.urandom(TICKET_KEY_BYTES))
-        core.tls.name_kind = name_kind
-        fault = use_credentials(core, &given)
-        if fault == FAULT_MEMORY:
-            raise MemoryError
+        fault = use_credentials(core, &given, &culprit)
         if fault != FAULT_NONE:
-            reason = ERR_reason_error_string(ERR_peek_last_error())
-            words = (<bytes>reason).decode() if reason != NULL else "not PEM"
-            raise ValueError(f"{FAULTS[<int>fault]} cannot be used: {words}")
+            raise fault_of(fault, &culprit, ["", *more])
         read_clock(core)
         if given.revocations_size and end_revoked(core, given.revocations, given.revocations_size) < 0:
             raise MemoryError

@@ -11,8 +11,11 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_SESS_CACHE_OFF
         SSL_VERIFY_NONE, SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
         SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
-        SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL
-        SSL_TICKET_RETURN_IGNORE_RENEW
+        SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK
+        TLSEXT_TYPE_server_name
+        SSL_CLIENT_HELLO_SUCCESS, SSL_CLIENT_HELLO_ERROR
+        SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW
+        SSL_TICKET_RETURN_IGNORE_RENEW, SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW
 
     ctypedef struct SSL_METHOD:
         pass
@@ -52,9 +55,13 @@ cdef extern from "openssl/ssl.h" nogil:
         pass
     ctypedef struct ENGINE:
         pass
+    ctypedef struct CRYPTO_EX_DATA:
+        pass
     ctypedef struct OSSL_PARAM:
         pass
     ctypedef struct ASN1_STRING:
+        pass
+    ctypedef struct ASN1_TIME:
         pass
     ctypedef struct X509_REVOKED:
         pass
@@ -98,10 +105,26 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_CTX* context,
         int (*find)(SSL*, uint8_t*, uint8_t*, EVP_CIPHER_CTX*, EVP_MAC_CTX*, int) noexcept nogil)
     int SSL_CTX_set_session_ticket_cb(
-        SSL_CTX* context, int (*made)(SSL*, void*) noexcept nogil, void* opened, void* argument)
+        SSL_CTX* context, int (*made)(SSL*, void*) noexcept nogil,
+        int (*opened)(SSL*, SSL_SESSION*, const uint8_t*, size_t, int, void*) noexcept nogil,
+        void* argument)
     int SSL_CTX_set_app_data(SSL_CTX* context, void* data)
     void* SSL_CTX_get_app_data(SSL_CTX* context)
+    int SSL_CTX_get_ex_new_index(
+        long number, void* pointer, void* new, void* duplicate,
+        void (*free)(void*, void*, CRYPTO_EX_DATA*, int, long, void*) noexcept nogil)
+    int SSL_CTX_set_ex_data(SSL_CTX* context, int index, void* data)
+    X509* SSL_CTX_get0_certificate(const SSL_CTX* context)
+    void SSL_CTX_set1_cert_store(SSL_CTX* context, X509_STORE* store)
+    void SSL_CTX_set_client_hello_cb(
+        SSL_CTX* context, int (*choose)(SSL*, int*, void*) noexcept nogil, void* argument)
+    long SSL_CTX_set_tlsext_servername_callback(
+        SSL_CTX* context, int (*acknowledge)(SSL*, int*, void*) noexcept nogil)
+    long SSL_CTX_set_tlsext_servername_arg(SSL_CTX* context, void* argument)
     SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
+    SSL_CTX* SSL_set_SSL_CTX(SSL* ssl, SSL_CTX* context)
+    int SSL_set_session_id_context(SSL* ssl, const uint8_t* data, unsigned int size)
+    int SSL_client_hello_get0_ext(SSL* ssl, unsigned int type, const uint8_t** out, size_t* size)
 
     SSL* SSL_new(SSL_CTX* context)
     void SSL_free(SSL* ssl)
@@ -163,6 +186,8 @@ cdef extern from "openssl/x509v3.h" nogil:
     void X509_free(X509* certificate)
     void X509_CRL_free(X509_CRL* crl)
     X509_NAME* X509_get_subject_name(const X509* certificate)
+    const ASN1_TIME* X509_get0_notAfter(const X509* certificate)
+    int X509_cmp_current_time(const ASN1_TIME* time)
     X509_NAME* X509_get_issuer_name(const X509* certificate)
     const ASN1_STRING* X509_get0_serialNumber(const X509* certificate)
     unsigned long X509_NAME_hash_ex(
@@ -220,6 +245,10 @@ cdef extern from "openssl/rand.h" nogil:
     int RAND_bytes(uint8_t* out, int size)
 
 cdef extern from "openssl/err.h" nogil:
+    enum:
+        ERR_LIB_PEM, PEM_R_NO_START_LINE
+    int ERR_GET_LIB(unsigned long error)
+    int ERR_GET_REASON(unsigned long error)
     void ERR_clear_error()
     unsigned long ERR_peek_last_error()
     const char* ERR_reason_error_string(unsigned long error)

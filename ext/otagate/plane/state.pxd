@@ -4,7 +4,8 @@
 #   wheel       the clock, and the wheel of deadlines
 #   events      what Python will be told
 #   identity    what a client certificate says
-#   context     certificate, key, authorities and tickets: the SSL_CTX of new connections
+#   hosts       which certificate for which name
+#   context     certificates, keys, authorities and tickets: the SSL_CTX of new connections
 #   tls         receive, send and sendfile through OpenSSL
 #   transport   the only calls that move bytes of a link
 #   output      queues of frames to be written
@@ -50,6 +51,7 @@ cdef enum:
     RECORD_BYTES_MAX = 16384            # of plaintext in a TLS record (RFC 8446 section 5.1)
     PLAIN_BYTES = 4 * RECORD_BYTES_MAX  # what is read of a file at once
     SEALING_BYTES = 98304               # the longest flight of a handshake, or some records, sealed
+    CERTIFICATES_MAX = 65               # the first, and more for other names
     TICKET_KEYS_MAX = 3
     TICKET_KEY_BYTES = 80               # name 16, AES-256 key 32, HMAC key 32
     NETWORKS_MAX = 64
@@ -239,6 +241,7 @@ cdef struct Below:
     uint8_t secured                     # there is TLS, or was
     uint8_t closing                     # our close_notify is made
     uint8_t failed                      # OpenSSL gave up: nothing can be said any more
+    uint8_t named                       # it asked for a name that a certificate of ours has
     uint8_t address[16]
 
 

@@ -1,8 +1,9 @@
 """`otagate certs dev`: certificates for trying TLS. A real gateway's come from a real authority.
 
-The folder holds the authority (`ca.pem`, `ca.key`), the gateway's certificate (`server.pem`, `server.key`)
-and those of devices (`devices/PRODUCT/DEVICE.pem` and `.key`). What is there stays, so that a second call
-adds devices of the same authority. All keys are ECDSA P-256, made by the command `openssl`.
+The folder holds the authority (`ca.pem`, `ca.key`), the gateway's certificate (`server.pem`, `server.key`),
+more of them for other names (`names/NAME.pem` and `.key`) and those of devices (`devices/PRODUCT/DEVICE.pem`
+and `.key`). What is there stays, so that a second call adds devices of the same authority. All keys are ECDSA
+P-256, made by the command `openssl`.
 """
 
 import argparse
@@ -39,6 +40,13 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="names and addresses of the gateway (localhost, 127.0.0.1, ::1)",
     )
     dev.add_argument(
+        "--names",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="further certificates of the gateway, for these",
+    )
+    dev.add_argument(
         "--devices", nargs="+", default=[], metavar="PRODUCT/DEVICE", help="certificates for these"
     )
     dev.set_defaults(run=run)
@@ -49,20 +57,25 @@ def run(arguments: argparse.Namespace) -> int:
     for host in arguments.host:
         if not _is_address(host) and not HOST.fullmatch(host):
             raise CommandError(f"--host {host} is neither a host name nor an IP address", Exit.USAGE)
+    for name in arguments.names:
+        if _is_address(name) or not HOST.fullmatch(name):
+            raise CommandError(f"--names {name} is no host name", Exit.USAGE)
     for device in arguments.devices:
         if not DEVICE.fullmatch(device):
             raise CommandError(f"--devices {device} is not PRODUCT/DEVICE", Exit.USAGE)
         if len(device) > COMMON_NAME_CHARS_MAX:
             raise CommandError(f"--devices {device} is longer than a common name may be (64)", Exit.USAGE)
     try:
-        for made in make(arguments.dir, arguments.host, arguments.devices):
+        for made in make(arguments.dir, arguments.host, arguments.devices, arguments.names):
             print(made)
     except OSError as error:
         raise CommandError(f"cannot write {error.filename or arguments.dir}: {error.strerror}") from error
     return Exit.OK
 
 
-def make(folder: Path, hosts: Sequence[str] = (), devices: Sequence[str] = ()) -> Iterator[Path]:
+def make(
+    folder: Path, hosts: Sequence[str] = (), devices: Sequence[str] = (), names: Sequence[str] = ()
+) -> Iterator[Path]:
     """Makes what is missing in the folder, and yields the certificates made. `hosts` renew the gateway's."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "ca.pem").exists():
@@ -73,21 +86,27 @@ def make(folder: Path, hosts: Sequence[str] = (), devices: Sequence[str] = ()) -
             AUTHORITY_DAYS,
         )
     if hosts or not (folder / "server.pem").exists():
-        names = hosts or ("localhost", "127.0.0.1", "::1")
-        alternatives = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names)
-        yield _make(
-            folder / "server",
-            names[0],
-            [f"subjectAltName={alternatives}", "extendedKeyUsage=serverAuth", "basicConstraints=CA:FALSE"],
-            DAYS,
-            folder / "ca",
-        )
+        yield _make_server(folder, "server", hosts or ("localhost", "127.0.0.1", "::1"))
+    for name in names:
+        if not (folder / "names" / f"{name}.pem").exists():
+            (folder / "names").mkdir(exist_ok=True)
+            yield _make_server(folder, f"names/{name}", [name])
     for device in devices:
         target = folder / "devices" / device
         if not Path(f"{target}.pem").exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             extensions = ["extendedKeyUsage=clientAuth", "basicConstraints=CA:FALSE"]
             yield _make(target, device, extensions, DAYS, folder / "ca")
+
+
+def _make_server(folder: Path, stem: str, names: Sequence[str]) -> Path:
+    alternatives = ",".join(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names)
+    extensions = [
+        f"subjectAltName={alternatives}",
+        "extendedKeyUsage=serverAuth",
+        "basicConstraints=CA:FALSE",
+    ]
+    return _make(folder / stem, names[0], extensions, DAYS, folder / "ca")
 
 
 def _make(stem: Path, name: str, extensions: Sequence[str], days: int, issuer: Path | None = None) -> Path:

@@ -14,7 +14,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, about in (
         ("show", "print every key, its value and where it came from"),
-        ("check", "say nothing if all is well"),
+        ("check", "say nothing if all is well, certificates and keys too"),
     ):
         action = actions.add_parser(name, help=about)
         serve.add_options(action)
@@ -24,8 +24,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def run(arguments: argparse.Namespace) -> int:
     """ConfigurationError, caught by main, names what is wrong."""
     from otagate import config
+    from otagate.gateway import tls
 
     configuration = config.load(arguments.config, os.environ, serve.flags(arguments))
     if arguments.action == "show":
         sys.stdout.write(config.render(configuration))
+    else:
+        tls.check(configuration)
     return Exit.OK

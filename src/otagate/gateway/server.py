@@ -24,7 +24,8 @@ from typing import Any
 import trio
 
 from otagate import limits, logs, plane
-from otagate.config import Address, Configuration
+from otagate.config import Configuration
+from otagate.config_texts import Address
 from otagate.errors import ConfigurationError, StoreError
 from otagate.gateway.access import Access, hash_of
 from otagate.gateway.acts import GATEWAY

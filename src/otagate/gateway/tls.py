@@ -12,12 +12,12 @@ can read what was resumed with them under TLS 1.2: they are drawn anew twice a d
 kept.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import ssl
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -74,10 +74,18 @@ def secure(configuration: Configuration, device_plane: "plane.Plane") -> Certifi
         _digests("tls.client_ca", common),
         {product: _digests("tls.product_ca", pem) for product, pem in of_products.items()},
     )
+    more = {
+        f"{certificate} (tls.more_certificates)": (
+            _read("tls.more_certificates", certificate),
+            _read("tls.more_certificates", key),
+        )
+        for certificate, key in tls.more_certificates.files
+    }
     try:
         device_plane.tls(
             _read("tls.certificate", tls.certificate),
             _read("tls.key", tls.key),
+            more=more,
             authorities=b"\n".join([common, *of_products.values()]).strip(),
             revocations=_read("tls.client_crl", tls.client_crl),
             client_certificates=tls.client_certificates,
@@ -86,6 +94,14 @@ def secure(configuration: Configuration, device_plane: "plane.Plane") -> Certifi
     except ValueError as error:
         raise ConfigurationError(f"tls: {error}") from error
     return certificates
+
+
+def check(configuration: Configuration) -> None:
+    """Would these files be taken at a start or a SIGHUP? Raises ConfigurationError."""
+    operators_context(configuration)
+    trial = plane.Plane(connections_max=1, transfers_max=1, heartbeat_timeout_ms=0)
+    with contextlib.closing(trial):
+        secure(configuration, trial)
 
 
 def operators_context(configuration: Configuration) -> ssl.SSLContext | None:
@@ -160,7 +176,7 @@ def _renew(path: Path, keys: bytes) -> bytes:
     keys = (os.urandom(TICKET_KEY_BYTES) + keys)[: TICKET_KEYS * TICKET_KEY_BYTES]
     draft = path.with_suffix(".new")
     try:
-        with suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
             draft.unlink()
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:

@@ -146,6 +146,7 @@ class Plane:
         certificate: bytes,
         key: bytes,
         *,
+        more: dict[str, tuple[bytes, bytes]] = ...,
         authorities: bytes = b"",
         revocations: bytes = b"",
         client_certificates: Literal["off", "optional", "required"] = "off",
@@ -154,8 +155,10 @@ class Plane:
         """What new connections shake hands with; those that are there keep what they have, but whose
         certificate `revocations` name ends (CLOSED with 4001). All is PEM.
 
-        certificate: the gateway's, then those between it and the root. authorities: who may sign client
-        certificates; each is an end of the chain. revocations: CRLs, of each authority that signs devices.
+        certificate: the gateway's, then those between it and the root. more: up to 64 others with their keys,
+        each for who asks for a DNS name in it; by what they are called in errors. Who asks for none, or for
+        one that nobody has, is shown the first. authorities: who may sign client certificates; each is an end
+        of the chain. revocations: CRLs, of each authority that signs devices.
         certificate_name: where the device's name stands: common name, or the one URI or DNS name.
         Raises ValueError that names the part that cannot be used; then all is as before.
         """

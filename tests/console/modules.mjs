@@ -250,6 +250,7 @@ test("addresses of pages there and back", () => {
   assert.equal(address, "#/batches/b%201%2F%C3%BC?state=failed");
   assert.deepEqual(parse(address), { path: ["batches", "b 1/ü"], query: { state: "failed" } });
   assert.deepEqual(parse(""), { path: [], query: {} });
+  assert.deepEqual(parse("#/batches/%/%ff%20?q=%"), { path: ["batches", "%", "%ff%20"], query: { q: "%" } });
 });
 
 test("CSV of secrets: quotes, and every cell as it is", () => {

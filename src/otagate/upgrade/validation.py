@@ -327,6 +327,7 @@ CHECKS: dict[str, Callable[[Any], str | int]] = {
     "auth": check_auth,
     "identifier": check_identifier,
     "device_name": check_device_name,
+    "token_name": check_token_name,
     "secret": check_secret,
     "firmware_name": check_firmware_name,
     "firmware_version": check_firmware_version,

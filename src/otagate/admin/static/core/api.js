@@ -155,7 +155,7 @@ export const part = (text) => encodeURIComponent(text);
 
 // The rules whose sentence the gateway sends in English; the dictionaries have each in both languages.
 const FIELD_RULES = {
-  key: ["product_key"], name: ["product_name", "device_name", "firmware_name"], version: ["firmware_version"],
+  key: ["product_key"], name: ["product_name", "device_name", "firmware_name", "token_name"], version: ["firmware_version"],
   description: ["firmware_description"], file_name: ["file_name"], identifier: ["identifier"], secret: ["secret"],
 };
 

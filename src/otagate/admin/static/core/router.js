@@ -4,10 +4,19 @@ Filters and pages of lists live there too, so that back, reload and a copied add
 
 import { useEffect, useState } from "./view.js";
 
+// An address may be typed, or cut short in a mail: what is no percent-encoding stands for itself.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** {path: ["batches", "b1"], query: {state: "failed"}} of an address's hash. */
 export function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  const parts = path.split("/").filter(Boolean).map(decoded);
   return { path: parts, query: Object.fromEntries(new URLSearchParams(query)) };
 }
 

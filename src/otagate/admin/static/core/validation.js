@@ -82,6 +82,7 @@ export const check = {
   auth: (value) => word(value, "auth", AUTH_METHODS),
   identifier: (value) => matching(IDENTIFIER, value, "identifier"),
   device_name: (value) => freeText(value, "device_name", 0, limits.device_name_chars_max),
+  token_name: (value) => freeText(value, "token_name", 1, limits.token_name_chars_max),
   secret: (value) => matching(SECRET, value, "secret"),
   firmware_name: (value) => matching(FIRMWARE_NAME, nfc(value, "firmware_name"), "firmware_name"),
   firmware_version: (value) => matching(FIRMWARE_VERSION, value, "firmware_version"),

@@ -417,7 +417,7 @@ export default {
   "rule.retries": "The number of retries is a whole number, 0-5.",
   "rule.retry_interval_minutes": "The retry interval is a whole number of minutes, 1-4320; required when there are retries.",
   "rule.file": "Choose a file.",
-  "rule.token_name": "A token has a name of 1-100 characters.",
+  "rule.token_name": "The name of a token is 1-100 characters: no control characters, no space at either end.",
   "rule.expires_in_days": "A whole number of days, 1-3650, or nothing.",
   "rule.webhook_url": "The address begins with http:// or https://.",
   "rule.webhook_events": "Choose at least one event.",

@@ -414,7 +414,7 @@ export default {
   "rule.retries": "重试次数为整数，0-5。",
   "rule.retry_interval_minutes": "重试间隔为整数分钟，1-4320；有重试时必填。",
   "rule.file": "请选择文件。",
-  "rule.token_name": "令牌名称为 1-100 个字符。",
+  "rule.token_name": "令牌名称为 1-100 个字符：不含控制字符，首尾无空格。",
   "rule.expires_in_days": "整数天，1-3650，或留空。",
   "rule.webhook_url": "地址以 http:// 或 https:// 开头。",
   "rule.webhook_events": "请至少选择一个事件。",

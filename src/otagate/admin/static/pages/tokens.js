@@ -4,7 +4,7 @@ import { api, part } from "../core/api.js";
 import { shortTime } from "../core/format.js";
 import { t } from "../core/i18n.js";
 import { limits } from "../core/limits.js";
-import { Broken, wholeNumber } from "../core/validation.js";
+import { Broken, check, wholeNumber } from "../core/validation.js";
 import { html, useState } from "../core/view.js";
 import { ask, Dialog, say, Secret } from "../parts/dialog.js";
 import { Choices, Failure, NumberField, TextField, useForm } from "../parts/form.js";
@@ -51,11 +51,7 @@ function days(value) {
   return whole;
 }
 
-function named(value) {
-  const name = value.trim();
-  if (name.length < 1 || [...name].length > limits.token_name_chars_max) throw new Broken("token_name");
-  return name;
-}
+const named = (value) => check.token_name(value.trim());
 
 function Create({ onClose, onDone }) {
   const form = useForm({ name: "", role: "operator", expires_in_days: "" }, { name: named, expires_in_days: days });

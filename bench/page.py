@@ -13,7 +13,7 @@ from . import plots
 from .parts import Part
 from .processes import BenchError
 from .profile import ORDER
-from .report import Report, markdown_table, number, with_spread
+from .report import Report, markdown_table, number, times, with_spread
 from .rows import APART, Row
 
 PICTURES = "images"
@@ -81,7 +81,7 @@ def summary(rows: Sequence[Row], report: Report) -> list[str]:
                 "measured",
                 "target",
                 "",
-                "beside it in the same run; the gateway is so many times better",
+                "others in the same run: the gateway is so many times as good (below 1: worse)",
             ),
             cells,
         ),
@@ -93,7 +93,7 @@ def summary(rows: Sequence[Row], report: Report) -> list[str]:
 
 def _beside(row: Row) -> str:
     ratios = [(name, row.ratio(name)) for name in row.peers if name != "plane alone" and row.of(name)]
-    return " · ".join(f"{name} {ratio:.2g} ×" for name, ratio in ratios if ratio == ratio)
+    return " · ".join(f"{name} {times(ratio)}" for name, ratio in ratios if ratio == ratio)
 
 
 # -- the table -----------------------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ def told_short(row: Row, name: str) -> str:
     low, high = figure.spread
     spread = f", {number(low)} to {number(high)}" if low != high else ""
     per_cpu = row.ratio(name, f"{row.figure}_per_cpu_s")
-    beside = "" if math.isnan(per_cpu) else f", per CPU-second {per_cpu:.2g} ×"
-    return f"{number(figure.value)}{spread} ({row.ratio(name):.2g} ×{beside})"
+    beside = "" if math.isnan(per_cpu) else f", per CPU-second {times(per_cpu)}"
+    return f"{number(figure.value)}{spread} ({times(row.ratio(name))}{beside})"
 
 
 def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -18,6 +18,12 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def times(ratio: float) -> str:
+    """Two digits that count, never as a power of ten."""
+    text = f"{ratio:.2g}"
+    return f"{float(text):,.0f} ×" if "e+" in text else f"{text} ×"
+
+
 def with_spread(figure: Figure) -> str:
     """`value`, and `(from to)` if it was repeated."""
     low, high = figure.spread

@@ -21,7 +21,7 @@ from bench.parts import Part, facts_of, load, measure, write
 from bench.peers import PEERS
 from bench.processes import BenchError
 from bench.profile import shares
-from bench.report import Report, markdown_table, number
+from bench.report import Report, markdown_table, number, times
 from bench.rows import FULL, PARTS, SMALL, Row
 from bench.scenarios import SCENARIOS, TABLES
 
@@ -108,6 +108,13 @@ def test_who_was_the_limit() -> None:
 )
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0.514, "0.51 ×"), (99.4, "99 ×"), (122.2, "120 ×"), (12345, "12,000 ×")]
+)
+def test_ratios_are_no_powers_of_ten(ratio: float, text: str) -> None:
+    assert times(ratio) == text
 
 
 def test_tables_keep_their_columns() -> None:

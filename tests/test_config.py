@@ -296,12 +296,24 @@ OF_ADMIN = {"admin.certificate": "c.pem", "admin.key": "k.pem"}
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"device.tls": "optional"}, 'device.tls = "optional" needs tls.certificate'),
-        ({"device.tls": "required", "tls.certificate": "c.pem"}, 'device.tls = "required" needs tls.key'),
-        ({"admin.tls": "true"}, "admin.tls = true needs admin.certificate and admin.key, or those of [tls]"),
-        ({"admin.tls": "true", "tls.key": "k.pem"}, "admin.tls = true needs"),
-        ({"admin.tls": "true", "admin.key": "k.pem", **OF_TLS}, "belong together"),
-        ({"admin.certificate": "c.pem"}, "belong together"),
+        ({"device.tls": "optional"}, 'device.tls = "optional" (flag --device-tls) needs tls.certificate'),
+        (
+            {"device.tls": "required", "tls.certificate": "c.pem"},
+            'device.tls = "required" (flag --device-tls) needs tls.key',
+        ),
+        (
+            {"admin.tls": "true"},
+            "admin.tls = true (flag --admin-tls) needs admin.certificate and admin.key, or those of [tls]",
+        ),
+        ({"admin.tls": "true", "tls.key": "k.pem"}, "admin.tls = true (flag --admin-tls) needs"),
+        (
+            {"admin.tls": "true", "admin.key": "k.pem", **OF_TLS},
+            'admin.key = "k.pem" (flag --admin-key) needs admin.certificate: set both, or none',
+        ),
+        (
+            {"admin.certificate": "c.pem"},
+            'admin.certificate = "c.pem" (flag --admin-certificate) needs admin.key: set both, or none',
+        ),
     ],
 )
 def test_tls_needs_a_certificate_with_its_key(flags: dict[str, str], words: str) -> None:

@@ -464,23 +464,27 @@ def _check_together(configuration: Configuration) -> None:
     """Rules over more than one key, or more than a range."""
     device = configuration.device
 
-    def refuse(path: str, value: int, rule: str) -> ConfigurationError:
-        return ConfigurationError(f"{path} = {value} ({configuration.sources.get(path, 'default')}) {rule}")
+    def refuse(path: str, rule: str) -> ConfigurationError:
+        section, name = path.split(".")
+        value = getattr(getattr(configuration, section), name)
+        source = configuration.sources.get(path, "default")
+        return ConfigurationError(f"{path} = {_toml(value)} ({source}) {rule}")
 
     if device.chunk_bytes.bit_count() != 1:
-        raise refuse("device.chunk_bytes", device.chunk_bytes, "must be a power of two")
+        raise refuse("device.chunk_bytes", "must be a power of two")
     if device.tls != "off":
         for name in ("certificate", "key"):
             if not getattr(configuration.tls, name):
-                raise ConfigurationError(f"device.tls = {_toml(device.tls)} needs tls.{name}")
+                raise refuse("device.tls", f"needs tls.{name}")
     admin = configuration.admin
-    if bool(admin.certificate) != bool(admin.key):
-        raise ConfigurationError("admin.certificate and admin.key belong together: set both, or none")
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if getattr(admin, one) and not getattr(admin, other):
+            raise refuse(f"admin.{one}", f"needs admin.{other}: set both, or none")
     if admin.tls and not (admin.key or (configuration.tls.certificate and configuration.tls.key)):
-        raise ConfigurationError("admin.tls = true needs admin.certificate and admin.key, or those of [tls]")
+        raise refuse("admin.tls", "needs admin.certificate and admin.key, or those of [tls]")
     if device.message_bytes_max < device.hello_bytes_max:
         rule = f"must not be below device.hello_bytes_max = {device.hello_bytes_max}"
-        raise refuse("device.message_bytes_max", device.message_bytes_max, rule)
+        raise refuse("device.message_bytes_max", rule)
 
 
 def _toml(value: Any) -> str:

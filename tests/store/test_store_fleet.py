@@ -201,6 +201,13 @@ async def test_pages_of_devices(store: Engine) -> None:
     assert (page.devices, page.next) == ([], None)
 
 
+async def test_a_search_in_another_form_of_the_same_characters(store: Engine) -> None:
+    """As a Macintosh gives the names of files: a letter, then its accent."""
+    composed, apart = "caf\u00e9", "CAFE\u0301"
+    await store.commit([product(), RegisterDevices("lamp", [NewDevice("d1", composed, SECRET)], T0)])
+    assert len((await store.scan_devices("lamp", limit=9, query=apart)).devices) == 1
+
+
 async def test_a_scan_stops_at_its_own_bound_and_says_where(
     store: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

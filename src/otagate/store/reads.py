@@ -6,6 +6,7 @@ the page ends early, and says where to go on.
 """
 
 import time
+import unicodedata
 from collections.abc import Sequence
 
 from otagate import limits
@@ -45,6 +46,11 @@ class Budget:
             return False
         self._rows -= 1
         return bool(self._rows & 31 or self._deadline is None or time.monotonic() < self._deadline)
+
+
+def _fold(query: str) -> str:
+    """A search text as it is compared: names are kept in NFC, whatever form one is typed in."""
+    return unicodedata.normalize("NFC", query).casefold()
 
 
 def _matches(device: Device, folded_query: str) -> bool:
@@ -121,7 +127,7 @@ def scan_devices(
     record = snapshot.product(product)
     if record is None:
         return DevicePage([], None)
-    folded_query = query.casefold()
+    folded_query = _fold(query)
     found: list[Device] = []
     start = device_key.pack(record.number, after + 1)
     for key, value in tables.scan(snapshot.view, tables.DEVICES, start, u32_key.pack(record.number)):
@@ -147,7 +153,7 @@ def scan_eligible(
     record = None if firmware is None else snapshot.product(firmware.product)
     if firmware is None or record is None:
         return DevicePage([], None)
-    folded_query = query.casefold()
+    folded_query = _fold(query)
     has_open = snapshot.open_among(after + 1)
     found: list[Device] = []
     start = device_key.pack(record.number, after + 1)
@@ -188,7 +194,7 @@ def ineligible_reasons(
 def list_firmware(
     snapshot: Snapshot, budget: Budget, product: str | None, query: str, before: int, limit: int
 ) -> FirmwarePage:
-    folded_query = query.casefold()
+    folded_query = _fold(query)
     before = before or tables.NUMBER_MAX
     found: list[Firmware] = []
     for key, value in tables.scan_back(snapshot.view, tables.FIRMWARE, u64_key.pack(before)):
@@ -241,7 +247,7 @@ def scan_upgrades(
     batch = snapshot.batch(number)
     if batch is None or batch.status == BatchStatus.CREATING:
         return UpgradePage([], None)
-    folded_query = query.casefold()
+    folded_query = _fold(query)
     found: list[DeviceUpgrade] = []
     for member in snapshot.members_after(number, after):
         if len(found) == limit or not budget.spend():

@@ -112,6 +112,8 @@ reserve_file_bytes = 16 * MIB  # freed at a start on a full disk so that the sto
 # -- admin -----------------------------------------------------------------------------------------
 json_body_bytes_max = 64 * KIB  # of one thing: a PEM key, a URL; before a login strangers may send so much
 batch_body_bytes_max = 16 * MIB  # 100,000 identifiers of 128 characters of a directed batch, and some
+large_bodies_max = 8  # of batch_body_bytes_max, read at a time: 128 MiB
+large_bodies_per_token_max = 4  # nobody takes them all
 bulk_devices_max = 1_000_000
 bulk_line_bytes_max = 4 * KIB
 page_items_default = 50
@@ -191,6 +193,7 @@ assert hello_bytes_max <= message_bytes_max <= connection_output_bytes_max
 assert gateway_message_bytes_max < KIB
 assert chunk_bytes_max <= turn_sendfile_bytes_max
 assert turn_messages_max <= drain_events_max
+assert large_bodies_per_token_max < large_bodies_max
 assert directed_devices_max <= bulk_devices_max
 assert bulk_line_bytes_max <= bulk_gather_bytes <= bulk_body_bytes_max
 assert events_subscribers_max < admin_connections_max

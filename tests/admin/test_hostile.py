@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from otagate import config, limits
 from otagate.admin.exports import cell
 
 from .conftest import AUTHORIZED, Client, Server, serving
-from .fake import TOKEN, FakeService
+from .fake import TOKEN, TOKENS, FakeService
 from .operators import error_of
 from .test_server import HEAD, read_all, read_answer, still_serves
 
@@ -249,6 +250,40 @@ async def test_a_stranger_sends_little(server: Server, no_log: pytest.LogCapture
         head = f"POST {V1}/session HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n"
         await stream.send_all(f"{head}Expect: 100-continue\r\n\r\n".encode())
         assert (await read_answer(stream))[0] == 413
+
+
+async def test_large_bodies_are_few_at_a_time(
+    service: FakeService, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """250 connections of one token once took 4 GiB for them, and the devices' gateway with it."""
+    monkeypatch.setattr(limits, "large_bodies_max", 3)
+    monkeypatch.setattr(limits, "large_bodies_per_token_max", 2)
+    reading = [trio.Event() for _ in range(3)]
+    enough = trio.Event()
+
+    async def body(number: int) -> AsyncIterator[bytes]:
+        yield b" "
+        reading[number].set()
+        await enough.wait()
+
+    async def post(token: str, content: Any) -> int:
+        authorization = {"authorization": f"Bearer {token}"}
+        return (await client.post(f"{V1}/batches", content=content, headers=authorization)).status_code
+
+    first, second = (TOKENS[role] for role in ("operator", "admin"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, first, body(0))
+        nursery.start_soon(post, first, body(1))
+        await reading[0].wait()
+        await reading[1].wait()
+        large = b" " * (limits.json_body_bytes_max + 1)
+        assert await post(first, large) == 503, "its own"
+        assert await post(first, large[1:]) == 400, "an ordinary one needs no place"
+        nursery.start_soon(post, second, body(2))
+        await reading[2].wait()
+        assert await post(second, large) == 503, "all of them"
+        enough.set()
+    assert await post(first, large) == 400, "there are places again"
 
 
 async def test_a_body_that_trickles_is_given_up(autojump_clock: object, client: Client) -> None:

@@ -9,25 +9,25 @@ client no more than that it happened.
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from otagate import limits, logs
+from otagate import logs
 from otagate.admin import console, faults
 from otagate.admin.auth import admit
+from otagate.admin.bodies import LargeBodies, read_body
 from otagate.admin.conditional import CHANGING, Doors, answer_single, check_match
 from otagate.admin.exchange import Exchange, Gone, Receive, Scope, Send
 from otagate.admin.facade import Service
 from otagate.admin.hosts import check_host
 from otagate.admin.metrics import Requests, make_operation
 from otagate.admin.openapi import document
-from otagate.admin.operations import JSON, Call, Operation, Reply
+from otagate.admin.operations import Call, Operation, Reply
 from otagate.admin.queries import NoQuery, parse
-from otagate.admin.repeating import note_body, repeatable, replay
+from otagate.admin.repeating import repeatable, replay
 from otagate.admin.routes import OPERATIONS
 from otagate.errors import NotFound, RequestError, TooManyAttempts, Unauthorized
-from otagate.gateway.acts import Act, encode
+from otagate.gateway.acts import encode
 
 log = logs.get("admin")
 
@@ -36,15 +36,16 @@ _CODED_SLASH = b"%2f"
 
 
 def build(service: Service) -> Starlette:
-    """The application. It holds nothing of its own: all state is the service's."""
-    requests = Requests()
+    """The application. What it holds of its own are counts of requests; all else is the service's."""
+    requests, large = Requests(), LargeBodies()
     described = _with_document((*OPERATIONS, make_operation(requests)))
     paths: dict[str, dict[str, Operation]] = {}
     for operation in described:
         paths.setdefault(operation.path, {})[operation.method] = operation
     paths[console.ASSETS.path] = {"GET": console.ASSETS}
     routes = [
-        Route(path, Endpoint(service, path, methods, requests), name=path) for path, methods in paths.items()
+        Route(path, Endpoint(service, path, methods, requests, large), name=path)
+        for path, methods in paths.items()
     ]
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
@@ -75,11 +76,17 @@ class Endpoint:
     """The operations of one path, by method; HEAD is served as GET whose body is dropped."""
 
     def __init__(
-        self, service: Service, path: str, methods: dict[str, Operation], requests: Requests
+        self,
+        service: Service,
+        path: str,
+        methods: dict[str, Operation],
+        requests: Requests,
+        large: LargeBodies,
     ) -> None:
         self._service = service
         self._path = path
         self._requests = requests
+        self._large = large
         self._methods = methods | ({"HEAD": methods["GET"]} if "GET" in methods else {})
         self._doors = Doors()
         self._allow = ", ".join(sorted(self._methods))
@@ -116,7 +123,7 @@ class Endpoint:
         by = admit(self._service, operation, exchange)
         query = parse(exchange.query, operation.query)
         async with repeatable(self._service, operation, exchange, scope["path"], by) as by:
-            body = await read_body(operation, exchange, by)
+            body = await read_body(operation, exchange, by, self._large)
             again = by.repeatable
             if again is not None and again.kept is not None and operation.body is not None:
                 return await replay(exchange, again)
@@ -138,22 +145,6 @@ class Endpoint:
         async with self._doors.of(path):
             await check_match(shown, call)
             return await operation.handler(call)
-
-
-async def read_body(operation: Operation, exchange: Exchange, by: Act) -> object:
-    """The decoded JSON body; None when there is none, or when the handler reads it itself."""
-    media = exchange.media_type
-    if operation.body is None or media in operation.streams:
-        return None
-    if media not in (JSON, None):
-        accepted = ", ".join((JSON, *operation.streams))
-        raise faults.UnsupportedMediaType(f"The body may be {accepted}.", field="Content-Type")
-    data = await exchange.read(operation.body_bytes_max or limits.json_body_bytes_max)
-    note_body(by, data)
-    try:
-        return msgspec.json.decode(data, type=operation.body)
-    except (ValueError, RecursionError) as error:
-        raise faults.refusal(error) from error
 
 
 async def answer_error(

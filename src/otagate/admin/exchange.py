@@ -88,6 +88,11 @@ class Exchange:
         """Whether the head announces a body that is not empty."""
         return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
 
+    def may_exceed(self, size: int) -> bool:
+        """Whether the head leaves it open, or says, that the body is longer."""
+        declared = self.headers.get("content-length", "")
+        return not declared.isdecimal() or len(declared) > 18 or int(declared) > size
+
     def allow_body(self, bytes_max: int) -> None:
         """Permit a body of so many bytes, as it is.
 

@@ -269,7 +269,7 @@ BATCHES = (
         body=views.CreateBatchRequest,
         body_bytes_max=limits.batch_body_bytes_max,
         replies=(Reply(201, "Started.", views.BatchView),),
-        errors=(404, 409, 507),
+        errors=(404, 409, 503, 507),
     ),
     Operation(
         method="GET",

@@ -253,6 +253,8 @@ def test_watch(gateway: Gateway, otagate: Run, succeeded: int, failed: int, code
         (Answer(502, b"<html>"), 5, "the gateway answered 502: <html>"),
         (Answer(404, b"No\r\nway.\n"), 4, "the gateway answered 404: No way.\n"),
         (Answer(200, b"<html>"), 5, "the answer is not JSON"),
+        (Answer(200, b"[]"), 5, "the answer is no JSON object"),
+        (refusal(404, "not_found", "no \x1b[2J\x9b1mproduct"), 4, "not_found: no �[2J�1mproduct"),
         (
             refusal(422, "invalid", "2 ineligible", details=[{"identifier": "d0", "message": "why"}, "d1"]),
             4,
@@ -271,6 +273,15 @@ def test_refusals(gateway: Gateway, otagate: Run, answer: Answer, code: int, lin
     assert outcome.code == code
     assert outcome.out == ""
     assert outcome.err.startswith(f"otagate: {line}")
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(302), Answer(200, b"{}"), Answer(200, b'{"items": {}, "next": 1}')]
+)
+def test_something_else_is_there(gateway: Gateway, otagate: Run, answer: Answer) -> None:
+    gateway.answers["GET /api/v1/products"] = answer
+    line = f"otagate: what answers at {gateway.url} is no gateway: this is no list\n"
+    assert otagate("product", "list") == (5, "", line)
 
 
 def test_nobody_there(otagate: Run) -> None:
@@ -341,7 +352,8 @@ def test_the_token_beside(
 
 
 @pytest.mark.parametrize(
-    ("name", "media_type"), [("d.ndjson", "application/x-ndjson"), ("d.csv", "text/csv")]
+    ("name", "media_type"),
+    [("d.ndjson", "application/x-ndjson"), ("d.csv", "text/csv"), ("D.CSV", "text/csv")],
 )
 def test_bulk_registration(
     gateway: Gateway, otagate: Run, tmp_path: Path, name: str, media_type: str

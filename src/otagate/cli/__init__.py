@@ -116,4 +116,6 @@ def _drop_output() -> None:
 
 
 def _complain(line: str) -> None:
-    print(f"otagate: {line}", file=sys.stderr)
+    """On stderr; what others say in it, as a gateway that may be none, does not steer the terminal."""
+    shown = "".join(char if char.isprintable() or char == "\n" else "�" for char in line)
+    print(f"otagate: {shown}", file=sys.stderr)

@@ -123,6 +123,10 @@ class Api:
         while True:
             size = PAGE_ITEMS if limit is None else min(PAGE_ITEMS, limit - given)
             page = self.get(target, {**(query or {}), "cursor": cursor, "limit": size})
+            if not (isinstance(page.get("items"), list) and "next" in page):
+                raise CommandError(
+                    f"what answers at {self._url} is no gateway: this is no list", Exit.INTERNAL
+                )
             yield from page["items"]
             given += len(page["items"])
             cursor = page["next"]
@@ -186,6 +190,8 @@ def _decode(body: bytes) -> Json:
         decoded: Json = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
         raise CommandError(f"the answer is not JSON: {error}", Exit.INTERNAL) from error
+    if not isinstance(decoded, dict):
+        raise CommandError("the answer is no JSON object", Exit.INTERNAL)
     return decoded
 
 

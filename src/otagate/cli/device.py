@@ -104,7 +104,7 @@ def _register(gateway: api.Api, arguments: argparse.Namespace) -> int:
     """Streams both ways; the results are for keeping, so they are JSON for people too."""
     from otagate.cli import output
 
-    form = arguments.format or ("csv" if arguments.file.suffix == ".csv" else "ndjson")
+    form = arguments.format or ("csv" if arguments.file.suffix.lower() == ".csv" else "ndjson")
     registered = failed = 0
     with (
         _open(arguments.file) as source,

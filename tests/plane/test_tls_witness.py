@@ -17,7 +17,7 @@ from tlslite.api import (
     parsePEMKey,
 )
 from tlslite.constants import AlertDescription, KeyUpdateMessageType
-from tlslite.messages import ClientHello
+from tlslite.messages import ApplicationData, ClientHello
 
 from otagate import plane
 
@@ -285,3 +285,111 @@ def test_new_keys(rig: TlsRig) -> None:
         assert rig.wait_event(plane.MESSAGE)[3] == text
         rig.apply((plane.SEND, peer.conn, text))
         assert peer.next_frame() == (TEXT, text)
+
+
+# -- floods --------------------------------------------------------------------------------------------
+
+
+def recorded(peer: Peer, say: Callable[[Any], None]) -> bytes:
+    """What it would send."""
+    tls = tls_of(peer)
+    kept = tls.sock.socket
+    found = bytearray()
+
+    class Recorder:
+        recv = kept.recv
+
+        def send(self, data: bytes) -> int:
+            found.extend(data)
+            return len(data)
+
+        sendall = send
+
+    tls.sock.socket = Recorder()
+    say(tls)
+    tls.sock.socket = kept
+    return bytes(found)
+
+
+def turn(rig: TlsRig) -> int:
+    """Bytes received in one."""
+    before = count(rig, "bytes_in")[0]
+    rig.events += rig.plane.drain(1)
+    return count(rig, "bytes_in")[0] - before
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@both_versions
+def test_small_records_take_turns(rig: TlsRig, version: str, size: int) -> None:
+    """They are opened one by one, so what counts is how much was received for what is in them."""
+    peer = rig.login("tcp", **only(version))
+    rig.settle()
+    text = b"x" * (2_500 if size else 100)
+
+    def say(tls: Any) -> None:
+        tls.recordSize = 1
+        for byte in frame("tcp", TEXT, text):
+            for _ in range(0 if size else 20):  # 32 in a row would be an error
+                assert (
+                    list(tls._sendMsg(ApplicationData().create(bytearray()), randomizeFirstBlock=False)) == []
+                )
+            assert list(tls.writeAsync(bytes([byte]))) == []
+
+    data = recorded(peer, say)
+    assert isinstance(peer.socket, Witness)
+    assert peer.socket.raw.send(data) == len(data)
+    received = []
+    while not any(event[0] == plane.MESSAGE for event in rig.events):
+        received.append(turn(rig))
+    assert max(received) <= 16_384 + 4_096
+    assert sum(received) == len(data)
+    assert rig.wait_event(plane.MESSAGE)[3] == text
+
+
+@pytest.mark.parametrize(
+    "asked", [KeyUpdateMessageType.update_requested, KeyUpdateMessageType.update_not_requested]
+)
+def test_a_flood_of_new_keys(rig: TlsRig, asked: int) -> None:
+    """Each is a record of 27 bytes, and costs as much as ten: after some of them nothing more is read."""
+    peer = rig.login("tcp", **only("1.3"))
+    rig.settle()
+    before = count(rig, "bytes_in", "bytes_out")
+
+    def say(tls: Any) -> None:
+        for _ in range(1_000):
+            assert list(tls.send_keyupdate_request(asked)) == []
+
+    data = recorded(peer, say)
+    assert isinstance(peer.socket, Witness)
+    assert peer.socket.raw.send(data) == len(data)
+    assert rig.wait_event(plane.CLOSED)[3] == plane.LOST
+    received, sent = (
+        now - then for now, then in zip(count(rig, "bytes_in", "bytes_out"), before, strict=True)
+    )
+    assert received <= 16_384 + 4_096
+    assert sent <= 17 * 27
+
+
+def test_a_flood_of_renegotiations(rig: TlsRig) -> None:
+    peer = rig.login("tcp", **only("1.2"))
+    rig.settle()
+    before = count(rig, "bytes_out")[0]
+    hello = ClientHello().create((3, 3), bytearray(32), bytearray(), [0xC02B, 0x00FF])
+
+    def say(tls: Any) -> None:
+        for _ in range(200):
+            assert list(tls._sendMsg(hello)) == []
+
+    data = recorded(peer, say)
+    assert isinstance(peer.socket, Witness)
+    assert peer.socket.raw.send(data) == len(data)
+    assert rig.wait_event(plane.CLOSED)[3] == plane.LOST
+    assert count(rig, "bytes_out")[0] - before <= 17 * 31
+
+
+def test_some_new_keys_are_no_flood(rig: TlsRig) -> None:
+    peer = rig.login("tcp", **only("1.3"))
+    for _ in range(16):
+        assert list(tls_of(peer).send_keyupdate_request(KeyUpdateMessageType.update_requested)) == []
+    peer.send(TEXT, b"report")
+    assert rig.wait_event(plane.MESSAGE)[3] == b"report"

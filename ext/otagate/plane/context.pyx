@@ -21,7 +21,8 @@ from otagate.plane.hosts cimport (
 )
 from otagate.plane.identity cimport describe
 from otagate.plane.openssl cimport (
-    ERR_GET_LIB, ERR_GET_REASON, ERR_LIB_PEM, PEM_R_NO_START_LINE, SSL_MODE_RELEASE_BUFFERS,
+    ERR_GET_LIB, ERR_GET_REASON, ERR_LIB_PEM, PEM_R_NO_START_LINE, SSL3_MT_KEY_UPDATE, SSL3_RT_ALERT,
+    SSL3_RT_HANDSHAKE, SSL_MODE_RELEASE_BUFFERS, SSL_RECEIVED_SHUTDOWN,
     SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF, SSL_OP_NO_COMPRESSION,
     SSL_OP_NO_RENEGOTIATION, SSL_OP_PRIORITIZE_CHACHA, SSL_SESS_CACHE_OFF, SSL_TICKET_RETURN_IGNORE_RENEW,
     SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW,
@@ -35,6 +36,7 @@ from otagate.plane.openssl cimport (
     SSL_CTX_get_cert_store, SSL_CTX_new, SSL_CTX_set1_cert_store, SSL_CTX_set1_groups_list,
     SSL_CTX_set_alpn_select_cb, SSL_CTX_set_app_data, SSL_CTX_set_cert_verify_callback,
     SSL_CTX_set_cipher_list, SSL_CTX_set_max_cert_list, SSL_CTX_set_min_proto_version, SSL_CTX_set_mode,
+    SSL_CTX_set_msg_callback, SSL_CTX_set_msg_callback_arg, SSL_set_shutdown,
     SSL_CTX_set_num_tickets, SSL_CTX_set_options, SSL_CTX_set_read_ahead, SSL_CTX_set_session_cache_mode,
     SSL_CTX_set_session_id_context, SSL_CTX_set_session_ticket_cb, SSL_CTX_set_timeout,
     SSL_CTX_set_tlsext_ticket_key_evp_cb, SSL_CTX_set_verify, SSL_CTX_use_certificate,
@@ -50,6 +52,7 @@ cdef enum:
     TICKET_LIFE_S = 24 * 3600
     CERTIFICATES_BYTES_MAX = 16384      # of a client's chain
     IV_BYTES = 16
+    ODDITIES_MAX = 16                   # of one call: a device updates its keys once a day, if ever
 
 cdef const char* CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
 cdef const char* GROUPS = b"X25519:P-256:P-384"
@@ -124,6 +127,19 @@ cdef int verify(X509_STORE_CTX* verifying, void* argument) noexcept nogil:
         return 0
     X509_STORE_CTX_set0_verified_chain(verifying, NULL)
     return 1
+
+
+cdef void watch(
+    int written, int version, int kind, const void* data, size_t size, SSL* ssl, void* argument
+) noexcept nogil:
+    """A key update costs as much as ten small records, and one call may open hundreds of them; renegotiations
+    that are refused by an alert are as many. Of whoever sends a flood of them nothing more is read."""
+    cdef Tls* tls = <Tls*>argument
+    cdef bint is_update = size > 0 and (<const uint8_t*>data)[0] == SSL3_MT_KEY_UPDATE
+    if (kind == SSL3_RT_HANDSHAKE and not written and is_update) or (kind == SSL3_RT_ALERT and written):
+        tls.oddities += 1
+        if tls.oddities > ODDITIES_MAX:
+            SSL_set_shutdown(ssl, SSL_RECEIVED_SHUTDOWN)
 
 
 cdef int keep_in_ticket(SSL* ssl, void* argument) noexcept nogil:
@@ -257,6 +273,8 @@ cdef int set_rules(SSL_CTX* context, const Credentials* given, Tls* tls) noexcep
     SSL_CTX_set_max_cert_list(context, CERTIFICATES_BYTES_MAX)
     SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL)
     SSL_CTX_set_tlsext_ticket_key_evp_cb(context, find_ticket_key)
+    SSL_CTX_set_msg_callback(context, watch)
+    SSL_CTX_set_msg_callback_arg(context, tls)
     SSL_CTX_set_session_ticket_cb(context, keep_in_ticket, accept_ticket, tls)
     if SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION) <= 0:
         return -1

@@ -54,7 +54,7 @@ from otagate.plane.system cimport (
 from otagate.plane.strangers cimport create_strangers, destroy_strangers, find_bucket
 from otagate.plane.table cimport create_table, dequeue, destroy_table, enqueue, find
 from otagate.plane.transfer cimport destroy_images
-from otagate.plane.tls cimport begin_tls, destroy_tls, finish_handshake
+from otagate.plane.tls cimport begin_tls, destroy_tls, finish_handshake, has_more
 from otagate.plane.transport cimport receive
 from otagate.plane.wheel cimport arm_timer, create_wheel, destroy_wheel, read_clock, turn_wheel
 
@@ -265,21 +265,24 @@ cdef ssize_t read_bytes(Core* core, Connection* connection, uint8_t* buffer) noe
     """Bytes received; 0: none now, or the connection has ended."""
     cdef size_t size = READ_BYTES_STRANGER
     cdef ssize_t received
+    cdef bint more
     if core.bounds.echo or connection.phase == PHASE_LINGERING:
         size = READ_BYTES_ECHO
     elif connection.phase == PHASE_OPEN:
         size = READ_BYTES_SESSION
     received = receive(core, connection, buffer, size)
+    more = has_more(core, connection)
     if connection.flags & SHAKING and not shaken(core, connection):
         return 0
     if received > 0:
         # A short count means that nothing is left, and an edge will follow: one call less for each message.
         # But a FIN that is already here gives no further edge, so it is read for.
-        if <size_t>received < size and not connection.flags & HANGUP:
+        if <size_t>received < size and not connection.flags & HANGUP and not more:
             connection.flags &= ~READABLE
         return received
     if received == TRANSPORT_AGAIN:
-        connection.flags &= ~READABLE
+        if not more:
+            connection.flags &= ~READABLE
     elif received == TRANSPORT_REFUSED and connection.phase == PHASE_OPENING:
         begin_close(core, connection, 0, NULL, 0, CAUSE_TLS)  # politely, or the alert would not be read
     else:

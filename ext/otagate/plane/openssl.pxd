@@ -13,6 +13,7 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
         SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK
         TLSEXT_TYPE_server_name
+        SSL3_RT_HANDSHAKE, SSL3_RT_ALERT, SSL3_MT_KEY_UPDATE, SSL_RECEIVED_SHUTDOWN
         SSL_CLIENT_HELLO_SUCCESS, SSL_CLIENT_HELLO_ERROR
         SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW
         SSL_TICKET_RETURN_IGNORE_RENEW, SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW
@@ -108,6 +109,10 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_CTX* context, int (*made)(SSL*, void*) noexcept nogil,
         int (*opened)(SSL*, SSL_SESSION*, const uint8_t*, size_t, int, void*) noexcept nogil,
         void* argument)
+    void SSL_CTX_set_msg_callback(
+        SSL_CTX* context,
+        void (*watch)(int, int, int, const void*, size_t, SSL*, void*) noexcept nogil)
+    long SSL_CTX_set_msg_callback_arg(SSL_CTX* context, void* argument)
     int SSL_CTX_set_app_data(SSL_CTX* context, void* data)
     void* SSL_CTX_get_app_data(SSL_CTX* context)
     int SSL_CTX_get_ex_new_index(
@@ -133,6 +138,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_read(SSL* ssl, void* buffer, int size)
     int SSL_write(SSL* ssl, const void* data, int size)
     int SSL_shutdown(SSL* ssl)
+    void SSL_set_shutdown(SSL* ssl, int mode)
     int SSL_get_error(const SSL* ssl, int returned)
     int SSL_is_init_finished(const SSL* ssl)
     int SSL_session_reused(const SSL* ssl)

@@ -312,6 +312,8 @@ cdef struct Tls:
     Connection* current                 # whose call it is
     const uint8_t* given                # bytes received before OpenSSL was asked
     size_t given_size
+    size_t allowed                      # bytes that this call may yet receive
+    uint32_t oddities                   # in this call: what only a flood has many of
     bint drained                        # the kernel has no more for now
     bint ended                          # … and never will
     int name_kind                       # one of NameKind

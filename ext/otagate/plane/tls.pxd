@@ -27,6 +27,11 @@ cdef inline bint is_clogged(Connection* connection) noexcept nogil:
     )
 
 
+cdef inline bint has_more(Core* core, Connection* connection) noexcept nogil:
+    """The last call, which received from it, stopped before the kernel had no more."""
+    return is_secured(connection) and core.tls.allowed == 0 and not core.tls.drained
+
+
 cdef int create_tls(Core* core) noexcept nogil                          # 0, or -1: no memory
 cdef void destroy_tls(Core* core) noexcept nogil
 

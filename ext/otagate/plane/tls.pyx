@@ -44,6 +44,8 @@ from otagate.plane.system cimport MSG_MORE, MSG_NOSIGNAL, explicit_bzero, iovec,
 cdef enum:
     # Records are gathered up to here before a send: fewer calls, while all of it stays in the cache.
     SEALING_BYTES_ENOUGH = SEALING_BYTES - 2 * RECORD_BYTES_MAX
+    # Above what is asked for. A record of one byte costs 22 more, and one of none may stand before it.
+    OVERHEAD_BYTES = 4096
     SESSION_BYTES_MAX = 256             # of one that says nothing of the peer
 
 
@@ -60,10 +62,12 @@ cdef int read_socket(BIO* bio, char* buffer, int size) noexcept nogil:
         tls.given += received
         tls.given_size -= received
         return <int>received
-    while not tls.drained:
+    size = <int>min(<size_t>size, tls.allowed)
+    while size and not tls.drained:
         received = recv(tls.current.fd, buffer, size, 0)
         if received > 0:
             core.counters.bytes_in += <uint64_t>received
+            tls.allowed -= <size_t>received
             # A short count means that nothing is left; but behind a FIN no edge would follow.
             tls.drained = received < size and not tls.current.flags & HANGUP
             return <int>received
@@ -408,7 +412,8 @@ cdef ssize_t outcome_of(Core* core, Below* below, int returned) noexcept nogil:
 cdef ssize_t receive_opened(
     Core* core, Connection* connection, uint8_t* buffer, size_t size
 ) noexcept nogil:
-    """Fills the buffer as far as it can, so that a short count means here what it means of a socket."""
+    """Fills the buffer as far as it can, so that a short count means here what it means of a socket; but where
+    records have little in them, or nothing, another call goes on (has_more)."""
     cdef Tls* tls = &core.tls
     cdef Below* below = connection.below
     cdef size_t total = 0
@@ -416,6 +421,8 @@ cdef ssize_t receive_opened(
     cdef int opened
     tls.current = connection
     tls.drained = tls.ended = False
+    tls.allowed = size + OVERHEAD_BYTES
+    tls.oddities = 0
     ERR_clear_error()
     while total < size:
         opened = SSL_read(below.ssl, buffer + total, <int>(size - total))

@@ -79,6 +79,40 @@ def test_wrong_token(browser: Browser, gateway: Gateway) -> None:
     shown.close()
 
 
+def test_batch_that_is_not_there(browser: Browser, gateway: Gateway) -> None:
+    """The page says so, tells the way back, and stops asking."""
+    shown = Console(browser, gateway)
+    shown.log_in()
+    shown.show("batches/b999")
+    expect(shown.page.get_by_role("alert")).to_have_text("There is no “b999”, or not any more.")
+    expect(shown.page.locator(".crumb a")).to_have_text("Batches")
+    expect(shown.page.get_by_text("Reconnecting…")).to_have_count(0)
+    assert all("404" in fault for fault in shown.faults), shown.faults
+    shown.faults.clear()
+    shown.close()
+
+
+def test_register_without_products(browser: Browser, gateway: Gateway) -> None:
+    shown = Console(browser, gateway)
+    shown.log_in()
+    shown.page.route("**/api/v1/products?**", lambda route: route.fulfill(json={"items": [], "next": None}))
+    shown.show("devices/register")
+    expect(shown.page.get_by_text("There is no product yet")).to_be_visible()
+    expect(shown.page.locator("form")).to_have_count(0)
+    shown.close()
+
+
+def test_actions_stay_in_sight(console: Open, gateway: Gateway) -> None:
+    """Of a table that is wider than its window, too."""
+    gateway.firmware("lamp", "a-name-that-is-rather-long", "12.0.0-of-this-year", description="d" * 100)
+    shown = console(width=1000)
+    shown.show("firmware")
+    button = shown.page.get_by_role("button", name="Delete").first
+    box = button.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 1000
+
+
 def test_log_out_forgets(console: Open) -> None:
     shown = console()
     shown.page.get_by_role("button", name="Log out").click()

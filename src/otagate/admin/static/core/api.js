@@ -171,6 +171,7 @@ const REFUSALS = [
   [/^the product .+ still has .+$/, "product_in_use"],
   [/^the device .+ has an upgrade that has not ended$/, "device_in_use"],
   [/^(the )?batch .+ has already ended$/, "batch_ended"],
+  [/^there is no (batch|firmware|device|product|token|webhook) '?(?<name>[^\s']+)/, "missing"],
   [/^This token is not valid\.$/, "token"],
 ];
 

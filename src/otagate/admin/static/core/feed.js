@@ -53,8 +53,9 @@ export function hearing() {
 /** Listen to events until the returned function is called.
 
 `query` chooses them; `handlers` are by event, called with the decoded data; `refresh(signal)` is called when the
-current state has to be asked for; it may return a promise, whose failure shows as "reconnecting". It is called again
-before that has ended if the state may have changed unheard; the signal of the earlier one is aborted then. */
+current state has to be asked for; it may return a promise, whose failure shows as "reconnecting", but for a 404: what
+is not there will not come, so nothing is asked any more. It is called again before that has ended if the state may
+have changed unheard; the signal of the earlier one is aborted then. */
 export function listen({ streams, query, handlers, refresh }) {
   let source = null;
   let timer = 0;
@@ -71,8 +72,9 @@ export function listen({ streams, query, handlers, refresh }) {
       if (signal.aborted) return;
       if (!source) showFeed(POLLING);
       else if (source.readyState === EventSource.OPEN) showFeed(LIVE);
-    } catch {
-      if (!signal.aborted) showFeed(RECONNECTING);
+    } catch (failure) {
+      if (failure.status === 404) stop();
+      else if (!signal.aborted) showFeed(RECONNECTING);
     }
   }
 
@@ -107,15 +109,17 @@ export function listen({ streams, query, handlers, refresh }) {
     }
   }
 
-  ask();
-  if (streams) open();
-  else poll();
-  return () => {
+  function stop() {
     ended = true;
     asking?.abort();
     clearTimeout(timer);
     clearTimeout(retry);
     source?.close();
     showFeed(null);
-  };
+  }
+
+  ask();
+  if (streams) open();
+  else poll();
+  return stop;
 }

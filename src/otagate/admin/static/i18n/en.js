@@ -396,6 +396,7 @@ export default {
   "refusal.product_in_use": "The product still has devices or firmware: delete those first.",
   "refusal.device_in_use": "The device has an upgrade that has not ended.",
   "refusal.batch_ended": "The batch has already ended.",
+  "refusal.missing": "There is no “{name}”, or not any more.",
   "refusal.token": "This token is not valid.",
 
   "rule.product_key": "A product key is 1-64 English letters, digits, '_' or '-'.",

@@ -393,6 +393,7 @@ export default {
   "refusal.product_in_use": "该产品仍有设备或固件，请先删除它们。",
   "refusal.device_in_use": "该设备有未结束的升级。",
   "refusal.batch_ended": "该批次已结束。",
+  "refusal.missing": "“{name}”不存在或已被删除。",
   "refusal.token": "此令牌无效。",
 
   "rule.product_key": "产品标识为 1-64 个英文字母、数字、“_”或“-”。",

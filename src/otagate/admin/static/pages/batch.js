@@ -77,11 +77,12 @@ export function BatchPage({ gateway, session, query, id }) {
     };
   }, [id, state, device]);
 
-  if (!batch) return error ? html`<${LoadFailure} error=${error} />` : null;
+  const crumbs = [[t("nav.batches"), href("batches")]];
+  if (!batch) return error ? html`<${Head} title=${id} crumbs=${crumbs} /><${LoadFailure} error=${error} />` : null;
   const running = batch.status === "in_progress";
   const title = `${batch.firmware.name} ${batch.firmware.version}`;
   return html`
-    <${Head} title=${title} crumbs=${[[t("nav.batches"), href("batches")]]}>
+    <${Head} title=${title} crumbs=${crumbs}>
       ${running && operates(session) && html`<button class="danger" onClick=${() => abort(batch, take)}>${t("batch.abort")}</button>`}
     <//>
     ${error && html`<p class="notice bad" role="alert">${explain(error)}</p>`}

@@ -9,7 +9,7 @@ import { check } from "../core/validation.js";
 import { html, useEffect, useState } from "../core/view.js";
 import { ask, Dialog, say, Secret } from "../parts/dialog.js";
 import { Failure, TextField, useForm } from "../parts/form.js";
-import { Head, LoadFailure } from "../parts/page.js";
+import { Head, LoadFailure, NoProduct } from "../parts/page.js";
 import { Connection } from "../parts/states.js";
 import { Clip, Empty, Filter, ListTable, Search, useList } from "../parts/table.js";
 
@@ -21,8 +21,7 @@ export function DevicesPage({ session, query }) {
   if (!products) return null;
   if (products.length === 0) {
     return html`<${Head} title=${t("nav.devices")} />
-      <div class="panel"><${Empty} title=${t("product.none")}><p>${t("product.none_hint")}</p>
-        <a class="button primary" href=${href("products")}>${t("nav.products")}</a><//></div>`;
+      <${NoProduct} />`;
   }
   const product = products.find(({ key }) => key === query.product)?.key ?? products[0].key;
   return html`<${Devices} key=${product} ...${{ session, query, products, product }} />`;

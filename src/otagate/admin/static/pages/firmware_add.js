@@ -13,8 +13,7 @@ import { html, useEffect, useRef, useState } from "../core/view.js";
 import { say } from "../parts/dialog.js";
 import { Drop } from "../parts/drop.js";
 import { Failure, SelectField, TextField, useForm } from "../parts/form.js";
-import { Head, LoadFailure } from "../parts/page.js";
-import { Empty } from "../parts/table.js";
+import { Head, LoadFailure, NoProduct } from "../parts/page.js";
 
 export function FirmwareAddPage({ query }) {
   const { value: products, error } = useProducts();
@@ -22,8 +21,7 @@ export function FirmwareAddPage({ query }) {
   if (!products) return null;
   const head = html`<${Head} title=${t("firmware.add")} crumbs=${[[t("nav.firmware"), href("firmware")]]} />`;
   if (products.length === 0) {
-    return html`${head}<div class="panel"><${Empty} title=${t("product.none")}><p>${t("product.none_hint")}</p>
-      <a class="button primary" href=${href("products")}>${t("nav.products")}</a><//></div>`;
+    return html`${head}<${NoProduct} />`;
   }
   return html`${head}<${Add} products=${products} start=${query.product || products[0].key} />`;
 }

@@ -10,7 +10,7 @@ import { check } from "../core/validation.js";
 import { html, useRef, useState } from "../core/view.js";
 import { Drop } from "../parts/drop.js";
 import { Failure, SelectField, TextField, useForm } from "../parts/form.js";
-import { Head, LoadFailure } from "../parts/page.js";
+import { Head, LoadFailure, NoProduct } from "../parts/page.js";
 import { Table } from "../parts/table.js";
 import { SecretDialog } from "./devices.js";
 
@@ -21,11 +21,13 @@ export function RegisterPage({ query }) {
   const [many, setMany] = useState(false);
   if (error) return html`<${LoadFailure} error=${error} />`;
   if (!products) return null;
+  const head = html`<${Head} title=${t("register.title")} crumbs=${[[t("nav.devices"), href("devices", { product: query.product })]]} />`;
+  if (products.length === 0) return html`${head}<${NoProduct} />`;
   const tab = (chosen, text) => html`<button aria-pressed=${many === chosen ? "true" : "false"} onClick=${() => setMany(chosen)}>${text}</button>`;
   const options = products.map(({ key, name }) => [key, `${name} (${key})`]);
   const start = query.product ?? products[0]?.key ?? "";
   return html`
-    <${Head} title=${t("register.title")} crumbs=${[[t("nav.devices"), href("devices", { product: query.product })]]} />
+    ${head}
     <div><div class="segments" role="group" aria-label=${t("register.title")}>${tab(false, t("register.one"))}${tab(true, t("register.many"))}</div></div>
     ${many ? html`<${Many} ...${{ options, start }} />` : html`<${One} ...${{ options, start }} />`}`;
 }

@@ -7,6 +7,8 @@ import { clock, number } from "../core/format.js";
 import { html, useEffect, useRef, useState } from "../core/view.js";
 import uPlot from "../vendor/uPlot.mjs";
 
+const WHOLE_STEPS = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
 /** The colour of a custom property as it is now. */
 function colour(name) {
   const probe = document.createElement("span");
@@ -27,6 +29,9 @@ function stack(series) {
   }
   return sums;
 }
+
+/** Of texts that repeat the one before nothing: two ticks within one second show one time. */
+const once = (texts) => texts.map((text, at) => (text === texts[at - 1] ? "" : text));
 
 /** `times` in seconds; `series` are {label, tone, values}; `format` shows a value. Stacked: the first is on top. */
 export function Chart({ title, times, series, stacked, format = number, height = 180, most }) {
@@ -53,8 +58,8 @@ export function Chart({ title, times, series, stacked, format = number, height =
       cursor: { y: false, drag: { x: false, y: false }, points: { show: !stacked } },
       scales: { y: { range: (_, low, high) => [0, Math.max(most ?? 0, high * 1.05, 1)] } },
       axes: [
-        { ...axis, space: 90, size: 30, values: (_, splits) => splits.map((at) => clock(new Date(at * 1000))) },
-        { ...axis, size: 52, values: (_, splits) => splits.map((value) => format(value)) },
+        { ...axis, space: 90, size: 30, values: (_, splits) => once(splits.map((at) => clock(new Date(at * 1000)))) },
+        { ...axis, size: 52, incrs: WHOLE_STEPS, values: (_, splits) => splits.map((value) => format(value)) },
       ],
       series: [{}, ...series.map(({ tone }) => {
         const stroke = colour(tone);

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import xxhash
+from msgspec.structs import replace
 
 from otagate.sdk import effects
 from otagate.sdk.agent import (
@@ -318,6 +319,8 @@ def test_check() -> None:
 R, D, V, A, B, X, F = Phase  # X: rebooting
 SAME = upgrade()
 NEXT = upgrade(attempt=2)
+AGAIN = upgrade(batch="b2")  # the same firmware, in another batch
+AGAIN_SILENT = upgrade(batch="b2", policy="silent")
 OTHER = upgrade(batch="b2", id="f2", version="3.0")
 
 
@@ -338,6 +341,11 @@ OTHER = upgrade(batch="b2", id="f2", version="3.0")
         (B, NEXT, ["received"], B),
         (X, NEXT, ["received"], X),
         (F, NEXT, ["result"], F),
+        (R, AGAIN, ["received", "discard", "open"], D),
+        (R, AGAIN_SILENT, ["received"], R),
+        (D, AGAIN, ["received", "fetch"], D),
+        (A, AGAIN, ["received", "progress"], A),
+        (B, AGAIN, ["received"], B),
         (R, OTHER, ["received", "discard", "open"], D),
         (D, OTHER, ["received", "discard", "open"], D),
         (V, OTHER, ["received", "discard", "open"], D),
@@ -410,6 +418,20 @@ def test_the_device_fails(phase: Phase) -> None:
         "1.0",
     )
     assert play.job.phase is F
+
+
+def test_an_upgrade_that_came_while_it_burned_is_asked_for_when_burning_fails() -> None:
+    """It was acknowledged, and nothing but a new login would bring it again."""
+    play = Play()
+    play.reach(Phase.BURNING)
+    play.say(OTHER)
+    play.agent.failed(play.job, "burn_failed", "worn out", play.now)
+    todo = play.look()
+    assert words(todo) == ["discard", "result", "check"]
+    assert message(todo, 1).batch == "b1"
+    play.say(messages.Ack(id=play.job.awaited))
+    assert words(play.say(replace(OTHER, id="check"))) == ["received", "open"]
+    assert play.job.key == ("b2", 1)
 
 
 def test_answers_about_another_job_are_ignored() -> None:

@@ -413,6 +413,7 @@ async def close(peer: Peer, code: int) -> None:
         (partial(farewell, message=messages.Error(code="overloaded", message="m", retry_after_s=7)), 7, 14),
         (partial(farewell, message=messages.Error(code="unauthorized", message="m")), 30, 60),
         (partial(close, code=4002), 30, 60),
+        (partial(close, code=4005), 30, 60),
         (partial(close, code=4003), 0, 1),
         (partial(close, code=4001), 30, 60),
     ],

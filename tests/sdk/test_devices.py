@@ -1,5 +1,6 @@
 """What the supplied devices do with an image."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,22 @@ async def test_what_the_disk_refuses_is_an_os_error(tmp_path: Path) -> None:
     device = FileDevice(tmp_path / "missing" / "firmware.bin", "1.0")
     with pytest.raises(FileNotFoundError):
         await device.open_image(upgrade("2.0").firmware)
+
+
+async def test_a_power_cut_never_leaves_half_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device with an empty version could not log in any more."""
+    device = FileDevice(tmp_path / "firmware.bin", "1.0")
+    device.version_path.write_text("1.5\n")
+    seen: list[str] = []
+
+    def fsync(_: int) -> None:
+        seen.append(device.version_path.read_text())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await device.open_image(upgrade("2.0").firmware)
+    await device.write(0, b"new")
+    await device.verify()
+    await device.burn()
+    assert seen == ["1.5\n", "1.5\n", "2.0\n"]  # the image, the version beside the old one, their names
+    device.version_path.write_text("")  # as former releases could leave it
+    assert FileDevice(device.path, "1.0").version == "1.0"

@@ -293,13 +293,14 @@ class Agent:
             self._finish(self.job, now)
             return
         self._send(messages.Received(batch=message.batch, attempt=message.attempt))
-        if job is not None and job.firmware.id == message.firmware.id:
-            self._adopt(job, message, now)
-        elif job is None or job.phase not in COMMITTED:
+        if job is not None and job.phase in COMMITTED and job.firmware.id != message.firmware.id:
+            job.followed = True  # the device finishes burning first, and then asks for this message again
+        elif job is None or job.firmware.id != message.firmware.id or _ends_waiting(job, message):
             if job is not None:
                 self._abandon(job, "another upgrade came")
             self._start(message, now)
-        # Else the device finishes burning first; the gateway sends this message again when it is back.
+        else:
+            self._adopt(job, message, now)
 
     def _start(self, message: messages.Upgrade, now: float) -> None:
         job = self.job = Job(message.batch, message.attempt, message.firmware)
@@ -381,6 +382,8 @@ class Agent:
             if not burned:
                 self._effects.append(Discard(job))
         self._speak(job, now)
+        if job.followed:
+            self.check()
 
     # -- saying what the phase waits for ------------------------------------------------------------
 
@@ -504,6 +507,12 @@ class Agent:
 
     def _note(self, event: str, **facts: Any) -> None:
         self._effects.append(Note(event, facts))
+
+
+def _ends_waiting(job: Job, message: messages.Upgrade) -> bool:
+    """Whether a device that waits for its own moment (silent policy) is to begin at once after all: the same
+    firmware came in another batch."""
+    return job.phase is Phase.RECEIVED and job.batch != message.batch and message.policy == "standard"
 
 
 def _retry_s(message: messages.Error) -> float:

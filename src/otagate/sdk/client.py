@@ -38,7 +38,7 @@ class Reconnect:
 
     base_s: float = 1.0
     cap_s: float = 60.0
-    superseded_s: tuple[float, float] = (30.0, 60.0)  # another connection of this device won
+    superseded_s: tuple[float, float] = (30.0, 60.0)  # another connection of this device won, or 4005
 
 
 class Refused(OtagateError):  # noqa: N818 - the gateway's word
@@ -124,7 +124,7 @@ class Client:
                     self.agent.disconnected()
         except LinkLost as lost:
             self._note("disconnected", code=lost.code, reason=lost.reason)
-            if lost.code == CloseCode.SUPERSEDED:
+            if lost.code in (CloseCode.SUPERSEDED, CloseCode.OVERLOADED):
                 return self._random.uniform(*self._reconnect.superseded_s)
             return self._refused(lost.reason) if lost.code == CloseCode.UNAUTHORIZED else self._back_off()
         except _Leave as leave:

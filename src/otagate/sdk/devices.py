@@ -130,7 +130,7 @@ class FileDevice:
         self.version_path = self.path.with_name(self.path.name + ".version")
         self.version = version
         if self.version_path.exists():
-            self.version = self.version_path.read_text("ascii").strip()
+            self.version = self.version_path.read_text("ascii").strip() or version
         self._file: BinaryIO | None = None
         self._offered = ""
 
@@ -155,10 +155,19 @@ class FileDevice:
 
     async def burn(self) -> None:
         self.part.replace(self.path)  # first: a crash here leaves the new image, offered once more
-        self.version_path.write_text(self._offered + "\n", "ascii")
+        await trio.to_thread.run_sync(self._write_version)
+
+    def _write_version(self) -> None:
+        """Whole or not at all: a device with an empty version could not even log in."""
+        part = self.version_path.with_name(self.version_path.name + ".part")
+        with part.open("w", encoding="ascii") as file:
+            file.write(self._offered + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.version_path)
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            await trio.to_thread.run_sync(os.fsync, folder)
+            os.fsync(folder)
         finally:
             os.close(folder)
 

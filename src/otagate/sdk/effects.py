@@ -49,6 +49,7 @@ class Job:
     awaited: str | None = None  # id of the question or result that was not answered yet
     due: float = float("inf")  # when the agent says again what it waits for
     refused: bool = False  # one fetch was answered not_found
+    followed: bool = False  # another upgrade came while this one burned
 
     @property
     def key(self) -> tuple[str, int]:

@@ -7,7 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from otagate.signing.keys import PrivateKey
+from otagate.signing.manifest import parse_signed
 
 from .conftest import Gateway, Outcome
 
@@ -51,7 +55,11 @@ def test_what_was_signed_is_what_verifies(folder: Path, otagate: Run) -> None:
     outcome = otagate(*verify, "key.pub")
     assert (outcome.code, "is not the firmware that was signed" in outcome.err) == (1, True)
     (folder / "lamp.bin").write_bytes(b"firmware" * 1000)
-    assert sign(otagate, "-o", "s", "--expires", "2020-01-01").code == 0
+    manifest = msgspec.structs.replace(
+        parse_signed((folder / "s").read_bytes()).manifest, expires=1_577_923_199
+    )
+    expired = PrivateKey.from_pem((folder / "key").read_bytes()).sign(manifest)
+    (folder / "s").write_bytes(expired.encode())
     outcome = otagate(*verify, "key.pub")
     assert (outcome.code, "has expired" in outcome.err) == (1, True)
 
@@ -62,6 +70,15 @@ def test_a_key_is_never_written_over(folder: Path, otagate: Run) -> None:
     outcome = otagate("firmware", "keygen", "key")
     assert (outcome.code, outcome.err) == (2, "otagate: cannot write key: File exists\n")
     assert (folder / "key").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [".", "other", "missing/key"])
+def test_no_half_of_a_pair_is_left(folder: Path, otagate: Run, name: str) -> None:
+    (folder / "other.pub").write_text("of somebody else")
+    outcome = otagate("firmware", "keygen", name)
+    assert (outcome.code, outcome.err.startswith("otagate: cannot write ")) == (2, True)
+    assert sorted(path.name for path in folder.iterdir()) == ["lamp.bin", "other.pub"]
+    assert (folder / "other.pub").read_text() == "of somebody else"
 
 
 def test_an_encrypted_key(folder: Path, otagate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +105,8 @@ def test_an_encrypted_key(folder: Path, otagate: Run, monkeypatch: pytest.Monkey
         (("--product", "l a"), "A product key is"),
         (("--not-before", "1 0"), "not_before holds what is no version"),
         (("--expires", "soon"), "'soon' is not a date"),
+        (("--expires", "2020-01-01"), "it expires in the past"),
+        (("--expires-days", "0"), "it expires in the past"),
         (("--expires-days", "99999999"), "expires is not as a manifest has it"),
         (("--key", "key.pub"), "no Ed25519 private key"),
         (("--key", "missing"), "cannot read missing"),

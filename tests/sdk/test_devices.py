@@ -56,7 +56,9 @@ async def test_what_the_disk_refuses_is_an_os_error(tmp_path: Path) -> None:
         await device.open_image(upgrade("2.0").firmware)
 
 
-async def test_a_power_cut_never_leaves_half_a_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_power_cut_never_leaves_half_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A device with an empty version could not log in any more."""
     device = FileDevice(tmp_path / "firmware.bin", "1.0")
     device.version_path.write_text("1.5\n")

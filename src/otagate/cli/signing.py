@@ -87,7 +87,11 @@ def _generate(arguments: argparse.Namespace) -> int:
     key = PrivateKey.generate()
     public_path = _beside(arguments.file, ".pub")
     _write_new(arguments.file, key.pem(passphrase), 0o600)
-    _write_new(public_path, key.public.pem().encode(), 0o644)
+    try:
+        _write_new(public_path, key.public.pem().encode(), 0o644)
+    except CommandError:
+        arguments.file.unlink()  # half a pair, which nobody has used: it would be in the way of the next one
+        raise
     found = {"key": key.public.id, "private": str(arguments.file), "public": str(public_path)}
     output.write_record(found, as_json=arguments.json)
     return Exit.OK
@@ -110,11 +114,14 @@ def _sign(arguments: argparse.Namespace) -> int:
     from otagate.signing.manifest import Manifest
     from otagate.upgrade import validation
 
-    key = _private_key(arguments.key)
-    size, sha256, md5 = _digests(arguments.file)
+    now_s = int(datetime.now(UTC).timestamp())
     expires = arguments.expires
     if expires is None:
-        expires = int(datetime.now(UTC).timestamp()) + arguments.expires_days * 86_400
+        expires = now_s + arguments.expires_days * 86_400
+    if expires <= now_s:
+        raise CommandError("nobody would take the signature: it expires in the past", Exit.USAGE)
+    key = _private_key(arguments.key)
+    size, sha256, md5 = _digests(arguments.file)
 
     def manifest() -> Manifest:
         return Manifest(
@@ -229,7 +236,7 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+    return Path(f"{path}{suffix}")
 
 
 def _moment(text: str) -> int:

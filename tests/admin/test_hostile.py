@@ -35,6 +35,11 @@ LOG_IN = f"POST {V1}/session HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n"
         ("POST /livez HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         ("POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
         ("POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\nabcde", 400),
+        ("POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n 5\r\n\r\nabcde", 400),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nA: b\r\n\tTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\nHost: x\n\n", 400),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nA: b\nC: d\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\n\n", 400),
         ("GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
         ("GET /livez HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n", 400),
         # methods

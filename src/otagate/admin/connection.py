@@ -45,6 +45,8 @@ from otagate.admin.faults import ErrorBody, ErrorDetails
 log = logs.get("admin")
 
 _WHOLE_URL = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_HEAD_END = re.compile(rb"\n\r?\n")
+_ODD_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
@@ -146,9 +148,14 @@ class PatientH11(h11.Connection):
     def next_event(self) -> Any:
         """What comes behind a request that is the last is not looked at (RFC 9112 section 9.6).
 
-        To h11 it is an error, for which hypercorn would close at once and lose the rest of the answer.
+        To h11 it is an error, for which hypercorn would close at once and lose the rest of the answer. To
+        us a head is one whose lines others may see elsewhere; h11 mends it and tells nobody.
         """
-        return h11.NEED_DATA if self.their_state is h11.MUST_CLOSE else super().next_event()
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA
+        if self.their_state is h11.IDLE and has_odd_lines(self.trailing_data[0]):
+            raise h11.RemoteProtocolError("folded lines, or line ends without CR", error_status_hint=400)
+        return super().next_event()
 
     def receive_data(self, data: bytes) -> None:
         """Nor is it kept."""
@@ -231,6 +238,15 @@ class Http1(H11Protocol):
         """Say 100 Continue, if the client waits for it."""
         if self.connection.client_waits:
             await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=[]))
+
+
+def has_odd_lines(data: bytes) -> bool:
+    """Whether the head in front, if all of it is there, has a line that is folded or ends in LF alone.
+
+    A server may mend both (RFC 9112 sections 2.2 and 5.2), and one may see a field where another sees none.
+    """
+    end = _HEAD_END.search(data)
+    return end is not None and _ODD_LINE.search(data, 0, end.end()) is not None
 
 
 def fault_of(request: h11.Request) -> int | None:

@@ -298,6 +298,18 @@ def test_the_configuration_is_checked_with_its_files(
     assert (code, told) == (2 if said else 0, said.format(stem, ".example.pem (tls.more_certificates)"))
 
 
+def test_development_certificates_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["certs", "dev", str(tmp_path), "--names"]
+    assert cli.main([*command, "lamp.example", "*.lamp.example"]) == 0
+    made = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert made == {"ca.pem", "server.pem", "lamp.example.pem", "*.lamp.example.pem"}
+    assert cli.main([*command, "lamp.example"]) == 0  # what is there stays
+    assert capsys.readouterr().out == ""
+    for name in ("127.0.0.1", "../lamp", "a b", ""):
+        assert cli.main([*command, name]) == 2
+        assert f"--names {name} is no host name" in capsys.readouterr().err
+
+
 def test_operators_below_tls(tmp_path: Path) -> None:
     """The API, the command line, and SIGHUP: for new connections there is another certificate."""
     folder, renewed = tmp_path / "certs", tmp_path / "renewed"

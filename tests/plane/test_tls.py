@@ -128,6 +128,48 @@ def test_every_split_of_a_client_hello(make_tls: Make, certs: Path) -> None:
         assert peer.unread.startswith(b"\x16\x03\x03")  # ServerHello
 
 
+def in_records(message: bytes, size: int) -> bytes:
+    """A handshake message in records of so many bytes."""
+    parts = [message[at : at + size] for at in range(0, len(message), size)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def longer(hello: bytes, extensions: bytes) -> bytes:
+    """The message of a ClientHello in one record, with these behind its own extensions."""
+    body = hello[9:]
+    at = 35 + body[34]  # version, random, session
+    at += 2 + int.from_bytes(body[at : at + 2], "big")  # ciphers
+    at += 1 + body[at]  # compression
+    size = int.from_bytes(body[at : at + 2], "big") + len(extensions)
+    body = body[:at] + size.to_bytes(2, "big") + body[at + 2 :] + extensions
+    return b"\x01" + len(body).to_bytes(3, "big") + body
+
+
+@pytest.mark.parametrize("record", [1, 3, 100, 16_384])
+@pytest.mark.parametrize("padding", [0, 5_000, 16_000, 60_000])
+def test_a_client_hello_of_any_size_in_records_of_any_size(
+    rig: TlsRig, certs: Path, record: int, padding: int
+) -> None:
+    more = b"\xff\x77" + padding.to_bytes(2, "big") + bytes(padding) if padding else b""
+    peer = Rig.connect(rig)
+    data = in_records(longer(client_hello(certs), more), record)
+    while data:
+        data = data[peer.socket.send(data) :]
+        rig.settle()
+    while not peer.unread:
+        peer.wait_bytes()
+    assert peer.unread.startswith(b"\x16\x03\x03")  # ServerHello
+
+
+def test_a_client_hello_that_would_be_too_long(rig: TlsRig) -> None:
+    peer = Rig.connect(rig)
+    peer.send_raw(b"\x16\x03\x01\x00\x64\x01\xff\xff\xff" + bytes(96))
+    peer.wait_bytes()
+    assert peer.unread[:1] == b"\x15"  # an alert
+    peer.close()
+    rig.wait_count("ended_tls", 1)
+
+
 def test_a_reader_of_single_bytes(rig: TlsRig) -> None:
     """The kernel takes what it takes: flights, messages and close_notify wait in order."""
     rig.plane.limit_writes(1)
@@ -426,6 +468,15 @@ def test_openssl_s_own_client(rig: TlsRig, certs: Path) -> None:
     assert "Verify return code: 0 (ok)" in printed
     assert "ALPN protocol: otagate.v1" in printed
     assert "Compression: NONE" in printed
+
+
+def test_no_ticket_is_good_for_early_data(rig: TlsRig, tmp_path: Path) -> None:
+    """A replayed login would be a login."""
+    s_client(rig, "-tls1_3", "-sess_out", str(tmp_path / "session"), talk=[(PREFACE, CHALLENGE)])
+    command = [OPENSSL, "sess_id", "-in", str(tmp_path / "session"), "-noout", "-text"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "TLS session ticket:" in shown
+    assert "Max Early Data: 0" in shown
 
 
 def test_key_updates_are_answered(rig: TlsRig) -> None:

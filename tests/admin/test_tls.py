@@ -183,7 +183,13 @@ async def test_a_new_certificate_is_for_new_connections(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["-tls1"], ["-tls1_1"], ["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"]]
+    "arguments",
+    [
+        ["-tls1"],
+        ["-tls1_1"],
+        ["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"],
+        ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"],  # no AEAD
+    ],
 )
 async def test_nothing_older_is_spoken(secured: Server, arguments: list[str]) -> None:
     where = ["-connect", f"127.0.0.1:{secured.port}"]

@@ -78,13 +78,13 @@ def made(
     return context
 
 
-def revoked(folder: Path, *devices: str) -> bytes:
-    """A list of the folder's authority, PEM, that names the certificates of these."""
+def revoked(folder: Path, *devices: str, days: float = 20) -> bytes:
+    """A list of the folder's authority, PEM, that names the certificates of these. days: it holds for."""
     key, authority = key_and_certificate(folder / "ca")
     building = (
         x509.CertificateRevocationListBuilder(authority.subject)
-        .last_update(TODAY - timedelta(1))
-        .next_update(TODAY + timedelta(20))
+        .last_update(TODAY - timedelta(2))
+        .next_update(TODAY + timedelta(days))
     )
     for device in devices:
         _, certificate = key_and_certificate(folder / "devices" / device)
@@ -231,6 +231,13 @@ def test_a_list_that_its_authority_did_not_sign(rig: TlsRig, certs: Path, tmp_pa
     authorities = (certs / "ca.pem").read_bytes()
     rig.use(client_certificates="required", authorities=authorities, revocations=revoked(tmp_path))
     assert "decrypt error" in refused(rig, client_context(certs, "lamp/d0")).lower()
+
+
+def test_a_list_that_has_expired(rig: TlsRig, certs: Path) -> None:
+    """Nobody knows what a newer one would say."""
+    authorities = (certs / "ca.pem").read_bytes()
+    rig.use(client_certificates="required", authorities=authorities, revocations=revoked(certs, days=-1))
+    assert "certificate expired" in refused(rig, client_context(certs, "lamp/d0")).lower()
 
 
 def test_a_revoked_certificate_is_refused(rig: TlsRig, certs: Path) -> None:

@@ -28,6 +28,7 @@ from otagate.errors import ConfigurationError
 
 log = logs.get("tls")
 
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; those of TLS 1.3 are all good
 TICKET_KEYS_FILE = "ticket-keys"
 TICKET_KEY_BYTES = 80
 TICKET_KEYS = 3
@@ -115,6 +116,7 @@ def operators_context(configuration: Configuration) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(given.certificate, given.key, password=str)  # none, instead of asking for it

@@ -20,7 +20,14 @@ IMAGE = bytes(range(250)) * 400  # 100,000 bytes
 URLS = ("ws://gateway:7700/device", "tcp://gateway:7700")
 
 
-def upgrade(version: str = "2.0", *, image: bytes = IMAGE, policy: Any = "standard", attempt: int = 1) -> Any:
+def upgrade(
+    version: str = "2.0",
+    *,
+    image: bytes = IMAGE,
+    policy: Any = "standard",
+    attempt: int = 1,
+    chunk_size: int = 4096,
+) -> Any:
     return messages.Upgrade(
         batch="b1",
         attempt=attempt,
@@ -31,7 +38,7 @@ def upgrade(version: str = "2.0", *, image: bytes = IMAGE, policy: Any = "standa
             size=len(image),
             md5=hashlib.md5(image).hexdigest(),
             sha256=hashlib.sha256(image).hexdigest(),
-            chunk_size=4096,
+            chunk_size=chunk_size,
         ),
         timeout_s=60,
         expires_at=2**31,

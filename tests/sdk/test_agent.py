@@ -12,6 +12,7 @@ from otagate.sdk.agent import (
     ANSWER_S,
     BROKEN_CHUNKS_MAX,
     MOVES,
+    NETWORK_BYTES_PER_S_MIN,
     NEVER,
     PROGRESS_INTERVAL_S,
     RETRY_S,
@@ -551,8 +552,9 @@ def test_a_stalled_download_is_asked_for_again_but_a_waiting_one_is_not() -> Non
     play.reach(Phase.DOWNLOADING)
     assert play.agent.deadline == NEVER  # no chunk yet: fetches wait their turn
     play.chunk(0)
-    assert play.agent.deadline == play.now + STALL_S
-    play.now += STALL_S - 1
+    stall_s = STALL_S + CHUNK / NETWORK_BYTES_PER_S_MIN
+    assert play.agent.deadline == play.now + stall_s
+    play.now += stall_s - 1
     play.agent.wake(play.now)
     assert play.look() == []
     play.now += 1

@@ -1,6 +1,7 @@
 """The client against a scripted gateway, on both links, in virtual time."""
 
 import itertools
+import math
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from otagate.sdk.agent import Agent
 from otagate.sdk.client import Client, Reconnect, Refused
 from otagate.sdk.devices import Device, SimulatedDevice
 from otagate.sdk.effects import Note, Phase
-from otagate.sdk.simulation import Drops
+from otagate.sdk.simulation import Drops, UnreliableStream
 from otagate.wire import messages
 
 from .gateway import IMAGE, SECRET, URLS, Gateway, Peer, Script, upgrade
@@ -480,6 +481,36 @@ async def test_an_unreliable_network_only_delays(autojump_clock: MockClock, url:
         assert isinstance(stage.device, Recorder)
         assert stage.device.image == IMAGE
         assert len(stage.gateway.dialled) > 5
+
+
+class SlowStream(UnreliableStream):
+    """Four hundred bytes in a second."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep(1)
+        return await super().receive_some(400)
+
+
+async def test_a_chunk_may_take_longer_than_a_heartbeat(autojump_clock: MockClock, url: str) -> None:
+    """A slow network is no dead gateway and no stalled download: nothing is fetched twice."""
+
+    async def serves(peer: Peer) -> None:
+        await peer.login()
+        await peer.send(upgrade(chunk_size=65_536))  # 164 s
+        await peer.expect(messages.Received)
+        await finish_upgrade(peer, await peer.expect(messages.Fetch))
+
+    def wrap(dial: Any) -> Any:
+        async def dial_slow(host: str, port: int) -> trio.abc.Stream:
+            return SlowStream(await dial(host, port), breaks_at=math.inf, bytes_left=math.inf)
+
+        return dial_slow
+
+    async with running(url, [serves, login_as_new], wrap=wrap) as stage:
+        await stage.gateway.done.wait()
+        assert stage.events.count("logged_in") == 2
+        assert isinstance(stage.device, Recorder)
+        assert bytes(stage.device.image) == IMAGE
 
 
 async def test_a_message_that_cannot_leave_takes_nothing_with_it(autojump_clock: MockClock, url: str) -> None:

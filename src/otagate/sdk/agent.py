@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 NEVER = float("inf")
 PERCENT_STEP = 10  # a progress report each 10 % …
 PROGRESS_INTERVAL_S = 1.0  # … but not more often than this
-STALL_S = 60.0  # a download that began and brings nothing for this long is asked for again
+STALL_S = 60.0  # a download that began and brings nothing for this long is asked for again, …
+NETWORK_BYTES_PER_S_MIN = 256  # … and for as long as a chunk takes on the slowest network
 ANSWER_S = 30.0  # a question or result without an answer is repeated
 RETRY_S = 5.0  # an error that may pass, without retry_after_s
 BROKEN_CHUNKS_MAX = 8  # in a row; then the attempt has failed
@@ -188,7 +189,7 @@ class Agent:
         job.digest.update(data)
         if job.sha256 is not None:
             job.sha256.update(data)
-        job.due = now + STALL_S
+        job.due = now + STALL_S + job.firmware.chunk_size / NETWORK_BYTES_PER_S_MIN
         self._effects.append(Write(job, offset, data))
         if job.offset == job.firmware.size:
             self._verify(job, now)

@@ -1,8 +1,8 @@
 """The two links of docs/protocol.md on Trio: messages and chunks in and out, whatever carries them.
 
 One task uses a link. `receive` may be cancelled without losing anything; a cancelled `send` leaves half a
-frame behind, so that the link can only be closed. `heard_at` is when the gateway last gave a sign of life,
-control frames included.
+frame behind, so that the link can only be closed. `heard_at` is when bytes of the gateway last arrived: one
+frame may take longer than a heartbeat, and a pong waits behind it.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ from urllib.parse import SplitResult, urlsplit
 
 import trio
 from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.protocol import Event
 from websockets.trio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -46,7 +45,7 @@ class Link(Protocol):
 
     @property
     def heard_at(self) -> float:
-        """Trio time of the last frame from the gateway."""
+        """Trio time at which the last bytes of the gateway arrived."""
 
     async def receive(self) -> str | bytes:
         """The next message: text as str, a chunk as bytes. LinkLost at the end."""
@@ -82,7 +81,7 @@ async def open_link(
 ) -> AsyncGenerator[Link, None]:
     """A link to ws://, wss://, tcp:// or tls:// HOST:PORT, closed at the end. LinkLost: none came about."""
     parts = parse_url(url)
-    stream = await _open_stream(parts, dial, context)
+    stream = _HeardStream(await _open_stream(parts, dial, context))
     opening = _open_websocket(parts, stream) if parts.scheme in ("ws", "wss") else _open_tcp(stream)
     async with opening as link:
         try:
@@ -107,26 +106,39 @@ async def _open_stream(parts: SplitResult, dial: Dial, context: ssl.SSLContext |
         raise LinkLost(CloseCode.ABNORMAL, f"cannot reach {parts.netloc}: {_words(error)}") from error
 
 
+class _HeardStream(trio.abc.Stream):
+    """The stream below; remembers when bytes arrived last."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.heard_at = trio.current_time()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        self.heard_at = trio.current_time()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 # -- WebSocket -------------------------------------------------------------------------------------
 
 
-class _Connection(ClientConnection):
-    """Also remembers when the last frame arrived."""
-
-    heard_at = 0.0
-
-    def process_event(self, event: Event) -> None:
-        self.heard_at = trio.current_time()
-        super().process_event(event)
-
-
 class _WebSocketLink:
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: ClientConnection, stream: _HeardStream) -> None:
         self._connection = connection
+        self._stream = stream
 
     @property
     def heard_at(self) -> float:
-        return self._connection.heard_at
+        return self._stream.heard_at
 
     async def receive(self) -> str | bytes:
         with _loss():
@@ -145,7 +157,7 @@ class _WebSocketLink:
 
 
 @contextlib.asynccontextmanager
-async def _open_websocket(parts: SplitResult, stream: trio.abc.Stream) -> AsyncGenerator[Link, None]:
+async def _open_websocket(parts: SplitResult, stream: _HeardStream) -> AsyncGenerator[Link, None]:
     query = f"?{parts.query}" if parts.query else ""
     opening = connect(
         f"ws://{parts.netloc}{parts.path or WEBSOCKET_PATH}{query}",  # TLS, if any, is below the stream
@@ -159,26 +171,27 @@ async def _open_websocket(parts: SplitResult, stream: trio.abc.Stream) -> AsyncG
         close_timeout=CLOSE_TIMEOUT_S,
         max_size=CHUNK_MESSAGE_BYTES_MAX,
         max_queue=2,  # of chunks: the rest waits in the kernel
-        create_connection=_Connection,
     )
     async with contextlib.AsyncExitStack() as stack:
         try:
             connection = await stack.enter_async_context(opening)
         except (WebSocketException, OSError, EOFError, trio.BrokenResourceError) as error:
             raise LinkLost(CloseCode.ABNORMAL, f"no WebSocket at {parts.netloc}: {_words(error)}") from error
-        assert isinstance(connection, _Connection)
-        yield _WebSocketLink(connection)
+        yield _WebSocketLink(connection, stream)
 
 
 # -- raw TCP ---------------------------------------------------------------------------------------
 
 
 class _TcpLink:
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: _HeardStream) -> None:
         self._stream = stream
         self._decoder = decoder.Decoder(decoder.Link.TCP, from_client=False)
         self._events: deque[decoder.Event] = deque()
-        self.heard_at = trio.current_time()
+
+    @property
+    def heard_at(self) -> float:
+        return self._stream.heard_at
 
     async def receive(self) -> str | bytes:
         while True:
@@ -202,7 +215,6 @@ class _TcpLink:
             data = await self._stream.receive_some(RECEIVE_BYTES)
         if not data:
             raise LinkLost(CloseCode.ABNORMAL, "the gateway closed the connection")
-        self.heard_at = trio.current_time()
         self._events.extend(self._decoder.receive_data(data))
 
     async def send(self, message: bytes) -> None:
@@ -222,7 +234,7 @@ class _TcpLink:
 
 
 @contextlib.asynccontextmanager
-async def _open_tcp(stream: trio.abc.Stream) -> AsyncGenerator[Link, None]:
+async def _open_tcp(stream: _HeardStream) -> AsyncGenerator[Link, None]:
     async with stream:
         link = _TcpLink(stream)
         with _loss(), trio.fail_after(SEND_TIMEOUT_S):

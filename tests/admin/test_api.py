@@ -283,6 +283,23 @@ async def test_content_type(client: Client, content_type: str | None, status: in
 
 
 @pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"", 200, None),
+        (b"{}", 200, None),
+        (b'{"secret": "0123456789abcdef"}', 422, "secret"),  # it makes one of its own
+        (b"secret=0123456789abcdef", 400, None),
+        (b" " * (limits.json_body_bytes_max + 1), 413, None),
+    ],
+)
+async def test_where_no_body_belongs(client: Client, body: bytes, status: int, field: str | None) -> None:
+    response = await client.post(f"{DEVICES}/d1/secret", content=body)
+    assert response.status_code == status
+    if status != 200:
+        assert response.json()["error"].get("field") == field
+
+
+@pytest.mark.parametrize(
     ("path", "content_type"),
     [
         (f"{V1}/products", "application/json"),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+from msgspec import Struct
 
 from otagate import limits
 from otagate.admin import faults
@@ -40,6 +41,9 @@ class LargeBodies:
 async def read_body(operation: Operation, exchange: Exchange, by: Act, large: LargeBodies) -> object:
     """The decoded JSON body; None when there is none, or when the handler reads it itself."""
     media = exchange.media_type
+    if operation.takes_nothing and exchange.has_body:
+        await _read_nothing(exchange)
+        return None
     if operation.body is None or media in operation.streams:
         return None
     if media not in (JSON, None):
@@ -51,7 +55,22 @@ async def read_body(operation: Operation, exchange: Exchange, by: Act, large: La
     else:
         data = await exchange.read(limits.json_body_bytes_max)
     note_body(by, data)
+    return _decode(data, operation.body)
+
+
+class Nothing(Struct, forbid_unknown_fields=True):
+    """What some clients send for no body: `{}`."""
+
+
+async def _read_nothing(exchange: Exchange) -> None:
+    """A field is refused here too: who gives POST …/secret a secret must not believe that it was taken."""
+    data = await exchange.read(limits.json_body_bytes_max)
+    if data:
+        _decode(data, Nothing)
+
+
+def _decode(data: bytes, type: type[Struct]) -> object:
     try:
-        return msgspec.json.decode(data, type=operation.body)
+        return msgspec.json.decode(data, type=type)
     except (ValueError, RecursionError) as error:
         raise faults.refusal(error) from error

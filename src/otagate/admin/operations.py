@@ -77,6 +77,11 @@ class Operation(Struct, frozen=True, kw_only=True):
         return self.method == "GET" and self.path.endswith("}") and not self.public
 
     @property
+    def takes_nothing(self) -> bool:
+        """Whether it is one of those that usually take a body, and takes none."""
+        return self.method == "POST" and self.body is None and not self.streams
+
+    @property
     def error_statuses(self) -> list[int]:
         """Every status but the successful ones that this operation may answer with."""
         statuses = {400, 421, 422, 500, *self.errors}
@@ -84,6 +89,6 @@ class Operation(Struct, frozen=True, kw_only=True):
             statuses |= {401, 403, 429}
         if self.repeatable:
             statuses.add(409)
-        if self.body is not None or self.streams:
+        if self.body is not None or self.streams or self.takes_nothing:
             statuses |= {408, 413, 415}
         return sorted(statuses)

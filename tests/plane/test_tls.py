@@ -422,6 +422,22 @@ def test_a_drain_shakes_few_hands_and_messages_go_first(make_tls: Make, certs: P
         rig.plane.drain(10**9)
 
 
+@both_links
+def test_a_flood_of_messages_shuts_no_handshake_out(make_tls: Make, certs: Path, link: str) -> None:
+    """Each drain is full of messages before it comes to those who shake hands."""
+    rig = make_tls(drain_events_max=4, turn_messages_max=4)
+    greedy = [Rig.login(rig, link, device=device) for device in range(1, 5)]
+    stranger = Rig.connect(rig)
+    rig.settle()
+    for peer in greedy:
+        peer.send_raw(frame(link, TEXT, b"again") * 100)
+    stranger.send_raw(client_hello(certs))
+    for _ in range(20):
+        assert len(rig.plane.drain(10**9)) == 4
+    stranger.receive()
+    assert stranger.unread[:1] == b"\x16", "it is still waiting for the gateway's hello"
+
+
 # -- openssl s_client ------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ WRITABLE is set and that has something to write, is on the ready list or in its 
 """
 
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -142,11 +142,13 @@ cdef void run(Core* core, int64_t budget_ns) noexcept nogil:
     arm_timer(core)
 
 
-cdef uint32_t give_turns(Core* core, Line* line, uint32_t most, int64_t end_ns) noexcept nogil:
+cdef uint32_t give_turns(
+    Core* core, Line* line, uint32_t most, uint32_t events_max, int64_t end_ns
+) noexcept nogil:
     """To the first ones of a line, until the time or the room for events is used up. How many it gave."""
     cdef Connection* connection
     cdef uint32_t given = 0
-    while given < most and core.events_size < core.bounds.events_max:
+    while given < most and core.events_size < events_max:
         given += 1
         connection = dequeue(core, line)
         if connection != NULL:
@@ -158,20 +160,21 @@ cdef uint32_t give_turns(Core* core, Line* line, uint32_t most, int64_t end_ns) 
 
 
 cdef void run_round(Core* core, int64_t end_ns) noexcept nogil:
-    give_turns(core, &core.ready, core.ready.count, end_ns)
+    give_turns(core, &core.ready, core.ready.count, core.bounds.events_max, end_ns)
 
 
 cdef void stream(Core* core, int64_t end_ns) noexcept nogil:
     """Before the messages, whose events may end the round; one turn at least."""
     end_ns = min(end_ns, core.now_ns + core.bounds.stream_ns)
-    give_turns(core, &core.streaming, core.streaming.count, end_ns)
+    give_turns(core, &core.streaming, core.streaming.count, core.bounds.events_max, end_ns)
 
 
 cdef void shake_hands(Core* core, int64_t end_ns) noexcept nogil:
     """A handshake is 100 times a message's work, so there are few of them in a drain; but one there is,
-    however much else there was to do."""
+    however much else there was to do. They need no room for events, or a flood of messages, which leaves
+    none, would keep all who begin out: frames behind a handshake wait where there is none (`take_frames`)."""
     cdef uint32_t most = min(core.shaking.count, core.handshakes_left)
-    core.handshakes_left -= give_turns(core, &core.shaking, most, end_ns)
+    core.handshakes_left -= give_turns(core, &core.shaking, most, UINT32_MAX, end_ns)
 
 
 cdef int poll(Core* core, int64_t end_ns) noexcept nogil:

@@ -80,7 +80,8 @@ def publish(report: Report, arguments: argparse.Namespace) -> None:
     if arguments.report:
         arguments.report.write_text(report.markdown())
     if arguments.into:
-        page.fill(arguments.into, arguments.command, TABLES[arguments.command](report))
+        lines = TABLES[arguments.command](report)
+        page.fill(arguments.into, arguments.command, lines, f"tools/bench {arguments.command}")
     if arguments.plots:
         from . import plots
 

@@ -1,6 +1,6 @@
 """What the table says, written into the documents: a page with tables and pictures, and the README's summary.
 
-A document has places, `<!-- NAME: written by tools/bench COMMAND -->` to `<!-- end of NAME -->`. What stands
+A document has places, `<!-- NAME: written by COMMAND -->` to `<!-- end of NAME -->`. What stands
 between is replaced; everything else is left as it is. Pictures go to `images/` beside the page.
 """
 
@@ -19,12 +19,12 @@ from .rows import APART, Row
 PICTURES = "images"
 
 
-def place(name: str, command: str = "table") -> tuple[str, str]:
+def place(name: str, command: str = "tools/bench table") -> tuple[str, str]:
     """The two comments between which it stands."""
-    return f"<!-- {name}: written by tools/bench {command} -->", f"<!-- end of {name} -->"
+    return f"<!-- {name}: written by {command} -->", f"<!-- end of {name} -->"
 
 
-def replaced(page: str, name: str, text: str, command: str = "table") -> str:
+def replaced(page: str, name: str, text: str, command: str = "tools/bench table") -> str:
     """The page with the text in its place. BenchError if it has no place of this name."""
     first, last = place(name, command)
     before, start, rest = page.partition(first)
@@ -34,9 +34,9 @@ def replaced(page: str, name: str, text: str, command: str = "table") -> str:
     return f"{before}{first}\n\n{text.strip()}\n\n{last}{after}"
 
 
-def fill(path: Path, scenario: str, lines: Sequence[str]) -> None:
-    """The one place of a page that a scenario writes by itself."""
-    path.write_text(replaced(path.read_text(), scenario, "\n".join(lines), scenario))
+def fill(path: Path, name: str, lines: Sequence[str], command: str) -> None:
+    """The one place of a page that a command writes by itself."""
+    path.write_text(replaced(path.read_text(), name, "\n".join(lines), command))
 
 
 def write(path: Path, measured: Sequence[Part], report: Report) -> None:

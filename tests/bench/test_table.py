@@ -147,7 +147,8 @@ def test_the_documents_have_their_places() -> None:
         replaced(page, name, "new")
     replaced(Path("README.md").read_text(), "summary", "new")
     for name in TABLES:
-        replaced(Path(f"docs/{name}.md").read_text(), name, "new", name)
+        replaced(Path(f"docs/{name}.md").read_text(), name, "new", f"tools/bench {name}")
+    replaced(Path("docs/reliability.md").read_text(), "hostile", "new", "tools/hostile")
 
 
 def test_a_scenario_writes_its_own_table(tmp_path: Path) -> None:
@@ -158,9 +159,9 @@ def test_a_scenario_writes_its_own_table(tmp_path: Path) -> None:
     theirs = Result("tls", "nginx", {"work": "streaming", "receivers": 4})
     theirs.figure("per_cpu_s", 1600, "MB/CPU-s")
     page = tmp_path / "tls.md"
-    page.write_text("\n".join(("before", *place("tls", "tls"), "after")))
+    page.write_text("\n".join(("before", *place("tls", "tools/bench tls"), "after")))
     facts = {"processor": "P", "openssl": "O", "kernel": "K", "python": "3", "measured": "today"}
-    fill(page, "tls", TABLES["tls"](Report(facts, [ours, theirs])))
+    fill(page, "tls", TABLES["tls"](Report(facts, [ours, theirs])), "tools/bench tls")
     text = page.read_text()
     assert "| streaming | 2,000 MB/CPU-s | 1.25 × | 1,600 MB/CPU-s |  |  |" in text
     assert "| resumptions |  |  |  |  |  |" in text

@@ -8,10 +8,13 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import machine
+from bench.report import markdown_table
+
+from bench import machine, page
 from tests.hostile.catalogue import ATTACKS, KIB, NOBODY, Attack
 from tests.hostile.measure import Row, Scene, Waits
 
@@ -31,6 +34,7 @@ def main() -> int:
         os.sched_setaffinity(0, cores[1:2])
     folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=arguments.data))
     rows: list[Row] = []
+    began_s = time.time()
     try:
         for row in measure(arguments, folder, core):
             rows.append(row)
@@ -39,6 +43,8 @@ def main() -> int:
             print(line(cells(row)), flush=True)
             for miss in row.misses:
                 print(f"  missed: {miss}", flush=True)
+        if arguments.into:
+            page.fill(arguments.into, "hostile", section(rows, folder, began_s), "tools/hostile")
     finally:
         if arguments.json:
             told = {"machine": machine.facts(folder), "rows": [row.as_dict() for row in rows]}
@@ -61,10 +67,16 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
     parser.add_argument(
+        "--into", type=Path, metavar="PAGE", help="write the table into this page, which has a place for it"
+    )
+    parser.add_argument(
         "--data", type=Path, help="folder for the store and logs (the system's temporary one)"
     )
     parser.add_argument("--keep", action="store_true", help="do not remove them")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.into and arguments.only:
+        parser.error("--into takes every attack, so not --only: a page does not keep rows of former runs")
+    return arguments
 
 
 def measure(arguments: argparse.Namespace, folder: Path, core: int | None) -> Iterator[Row]:
@@ -92,6 +104,21 @@ def say(attack: Attack) -> None:
 def line(texts: Sequence[str]) -> str:
     """A row of a table."""
     return f"| {' | '.join(texts)} |"
+
+
+def section(rows: Sequence[Row], folder: Path, began_s: float) -> list[str]:
+    """The table, what was missed, and on what it was measured, in Markdown."""
+    facts = machine.facts(folder)
+    misses = [f"- missed, {row.attack}: {miss}" for row in rows for miss in row.misses]
+    day = time.strftime("%Y-%m-%d", time.gmtime(began_s))
+    return [
+        *markdown_table(HEADINGS, [cells(row) for row in rows]),
+        *([""] if misses else []),
+        *misses,
+        "",
+        f"{facts['processor']}, one of them for the gateway; Linux {facts['kernel']}, "
+        f"Python {facts['python']}; {day}, {time.time() - began_s:.0f} s.",
+    ]
 
 
 def cells(row: Row) -> list[str]:

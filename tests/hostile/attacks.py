@@ -434,7 +434,8 @@ class Crowd:
     """Many peers of one attack. `ended` counts how their connections ended.
 
     again: who is gone comes back. sources: the addresses from which they come, in turn; none: the system's.
-    identities: of how many devices they are; 0: each is one of its own. buffer: see `Wire`.
+    identities: of how many devices they are, from the first on; 0: each is one of its own.
+    buffer: see `Wire`.
     """
 
     def __init__(
@@ -445,6 +446,7 @@ class Crowd:
         *,
         again: bool = False,
         sources: Sequence[str] = ("",),
+        first: int = 0,
         identities: int = 0,
         buffer: int = 0,
         names: str = "x{}",
@@ -455,6 +457,7 @@ class Crowd:
         self._attack = attack
         self._again = again
         self._sources = sources
+        self._first = first
         self._identities = identities or peers
         self._buffer = buffer
         self._names = names
@@ -465,7 +468,7 @@ class Crowd:
 
     def _begin(self, number: int) -> None:
         source = self._sources[number % len(self._sources)]
-        name = self._names.format(number % self._identities)
+        name = self._names.format(self._first + number % self._identities)
         wire = Wire(self._address, source, name, self._buffer)
         self._peers[number] = wire, self._attack(wire)
 

@@ -29,8 +29,8 @@ class Patience:
 
     @property
     def stall_s(self) -> float:
-        """Of a reader."""
-        return 1.25 * self.write_stall_timeout_s
+        """Of a reader: a sixteenth more, since its progress is looked at so often."""
+        return self.write_stall_timeout_s * 17 / 16
 
 
 @dataclass(frozen=True)

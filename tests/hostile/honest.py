@@ -149,6 +149,7 @@ class Honest:
         self._window = Window()
         self._visiting = 0
         self._online = 0
+        self._reporting: set[str] = set()  # those whose report was answered, ever
 
     async def run(self) -> None:
         """Live until stdin ends."""
@@ -164,7 +165,8 @@ class Honest:
             async for piece in commands:
                 for _ in range(piece.count(b"\n")):
                     told, self._window = self._window, Window()
-                    print(json.dumps({**asdict(told), "online": self._online}), flush=True)
+                    now = {"online": self._online, "reporting": len(self._reporting)}
+                    print(json.dumps({**asdict(told), **now}), flush=True)
 
     @asynccontextmanager
     async def _log_in(self, identifier: str, number: int) -> AsyncIterator[Link]:
@@ -242,6 +244,7 @@ class Honest:
                 encode("progress", id=name, stage="downloading", percent=10 + number % 90, **about)
             )
             self._window.report_ns.append(await link.answer(name) - sent_ns)
+            self._reporting.add(link.identifier)
             await trio.sleep(REPORT_INTERVAL_S)
 
 

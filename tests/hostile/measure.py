@@ -37,6 +37,7 @@ SLACK_S = 1.5  # until a peer notices that it was cut off, beside thousands of o
 GRACE_BYTES = 32 * KIB * KIB  # of memory that is nobody's in particular: arenas, caches, a commit
 REPORTERS = 100
 LOGINS_PER_S = 60.0
+FIRST_VISITS_MAX = 100  # at a time: as many as the slow disk's gateway lets wait
 IMAGE_BYTES = 8_000_000
 ATTACKERS_FROM = [f"127.3.{number // 250}.{1 + number % 250}" for number in range(1_000)]
 ONE_ADDRESS = ["127.4.0.1"]
@@ -132,6 +133,7 @@ class Scene:
                 self._gateway.start()
             self._operator = stack.enter_context(Operator(self._gateway))
             self._set_up()
+            self._let_visit()
             self._honest = stack.enter_context(self._start_honest())
             wait_until(
                 lambda: self._ask(self._honest)["online"] == self._reporters,
@@ -140,7 +142,7 @@ class Scene:
             )
             self._offer(honest.REPORTER, self._reporters)
             wait_until(
-                lambda: len(self._ask(self._honest)["report_ns"]) >= self._reporters,
+                lambda: self._ask(self._honest)["reporting"] == self._reporters,
                 PATIENCE_S,
                 "honest reports",
             )
@@ -163,6 +165,20 @@ class Scene:
         }
         names = [prefix.format(number) for prefix, count in numbers.items() for number in range(count)]
         self._operator.register(*names)
+
+    def _let_visit(self) -> None:
+        """Each honest visitor has been here before: who returns with the version that is known writes
+        nothing, so its login has to wait for no disk."""
+        for first in range(0, honest.VISITORS, FIRST_VISITS_MAX):
+            with Crowd(
+                self._gateway.devices,
+                attacks.visit,
+                min(FIRST_VISITS_MAX, honest.VISITORS - first),
+                first=first,
+                names=honest.VISITOR,
+            ) as crowd:
+                while crowd:
+                    crowd.step()
 
     def _start_honest(self) -> Process:
         host, port = self._gateway.devices
@@ -238,7 +254,7 @@ class Scene:
         )
 
     def _misses(self, attack: Attack, row: Row, holds_s: float | None) -> Iterator[str]:
-        if not self._slow_disk and not row.login_ms.p99 < LOGIN_P99_MS:  # else it is the disk that takes long
+        if not row.login_ms.p99 < LOGIN_P99_MS:
             yield f"honest logins: p99 {row.login_ms.p99:.0f} ms of {row.login_ms.count}"
         if row.failed:
             yield f"{len(row.failed)} honest logins failed: {row.failed[0]}"
@@ -246,10 +262,8 @@ class Scene:
             yield f"{len(row.cut_off)} honest sessions ended: {row.cut_off[0]}"
         if row.sent_away and not attack.slow_disk:
             yield f"{row.sent_away} honest logins were sent away"
-        if holds_s is not None and row.longest_s is not None:
-            slack_s = 0.0 if attack.counter.endswith('"stalled"}') else SLACK_S
-            if row.longest_s > holds_s + slack_s:
-                yield f"an attacker went on for {row.longest_s:.1f} s, the bound is {holds_s:g} s"
+        if holds_s is not None and row.longest_s is not None and row.longest_s > holds_s + SLACK_S:
+            yield f"an attacker went on for {row.longest_s:.1f} s, the bound is {holds_s:g} s"
         if not row.counted:
             yield f"{attack.counter} did not count it"
         if row.memory_bytes > attack.bytes_each * row.peers + GRACE_BYTES:

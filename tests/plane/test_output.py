@@ -147,6 +147,23 @@ def test_a_slow_reader_is_not_stuck(make_rig: Callable[..., Rig], link: str) -> 
 
 
 @both_links
+def test_a_reader_that_stops_is_gone_soon_after(make_rig: Callable[..., Rig], link: str) -> None:
+    """… its last byte, also if that fell right behind a look at it."""
+    rig = make_rig(connection_output_bytes_max=1 << 20)
+    peer = rig.login(link, rcvbuf=SMALL_RCVBUF)
+    clog(rig, peer)
+    peer.receive(SMALL_RCVBUF)
+    waited_ms = 0
+    while not rig.events:
+        rig.plane.advance_clock(500)
+        waited_ms += 500
+        rig.settle()
+    assert rig.events == [(plane.CLOSED, peer.conn, 7, plane.STALLED)]
+    assert limits.write_stall_timeout_ms <= waited_ms <= limits.write_stall_timeout_ms + 2500
+    assert waited_ms < 30_000
+
+
+@both_links
 @pytest.mark.parametrize("code", [1000, 4002, 4005])
 def test_close_comes_after_what_is_queued(rig: Rig, link: str, code: int) -> None:
     peer = rig.login(link)

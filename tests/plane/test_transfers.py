@@ -445,6 +445,24 @@ def test_downloads_share_what_is_under_way(make_rig: Callable[..., Rig], tmp_pat
 
 
 @both_links
+@pytest.mark.parametrize("rcvbuf", [4_096, 65_536])
+def test_a_slow_device_gets_the_largest_chunk_whole(
+    make_rig: Callable[..., Rig], link: str, tmp_path: Path, rcvbuf: int
+) -> None:
+    """5 KB a second, over what TCP's window opens seldom: each time that half of a buffer is free, or so."""
+    rig = make_rig(connection_sndbuf_bytes=limits.connection_sndbuf_bytes)
+    content = CONTENT * 60
+    load(rig, tmp_path, content, (limits.chunk_bytes_max,))
+    peer = rig.login(link, rcvbuf=rcvbuf)
+    rig.apply(stream(peer.conn, 1, 0, len(content), limits.chunk_bytes_max, content))
+    while len(peer.unread) < 3 * limits.chunk_bytes_max:
+        rig.plane.advance_clock(1000)
+        rig.settle()
+        peer.receive(5_000)
+        assert not [event for event in rig.events if event[0] == plane.CLOSED]
+
+
+@both_links
 def test_a_reader_stuck_within_a_chunk(rig: Rig, link: str, tmp_path: Path) -> None:
     load(rig, tmp_path, CONTENT * 20, (65536,))
     peer = rig.login(link, rcvbuf=4096)

@@ -54,6 +54,7 @@ from otagate.plane.tls cimport (
 from otagate.plane.wheel cimport FOREVER, age_ms, schedule, unschedule
 
 cdef enum:
+    LOOKS = 16                          # at a reader that may be stuck, in the time that it is given
     ERROR_BYTES_MAX = 256
     CLOSE_PAYLOAD_BYTES_MAX = 125
 
@@ -117,11 +118,11 @@ cdef bint is_stuck(Core* core, Connection* connection) noexcept nogil:
 
 
 cdef void schedule_look(Core* core, Connection* connection) noexcept nogil:
-    """Look at it at its deadline; while output waits four times before that, so that its last progress is
-    known to a quarter of what a stuck reader is given."""
+    """Look at it at its deadline; while output waits LOOKS times before that, since progress is known by
+    looking alone: a reader that stops is ended so much of its time late, at most, and a tick."""
     cdef int64_t left = time_left(core, connection)
     if not connection.flags & WRITABLE:
-        left = min(left, core.bounds.write_stall_timeout_ms // 4)
+        left = min(left, core.bounds.write_stall_timeout_ms // LOOKS)
     schedule(core, connection, left)
 
 

@@ -124,6 +124,7 @@ admin_head_bytes_max = 16 * KIB  # browsers send cookies of other things on the 
 admin_headers_max = 100  # browsers send about 20, proxies add some
 admin_body_pieces_max = 4  # of 64 KiB, read ahead of whoever takes them
 admin_connections_max = 256  # operators are few; descriptors are for devices
+admin_connections_per_token_max = 128  # that keep their places: nobody shuts the other operators out
 admin_idle_timeout_s = 15  # a request head, or the next request of a kept connection
 admin_body_stall_ms = 30_000  # a body of which nothing arrives for this long is given up
 admin_body_bytes_per_s_min = 1 * KIB  # and one that after so long has come slower than this
@@ -197,4 +198,5 @@ assert large_bodies_per_token_max < large_bodies_max
 assert directed_devices_max <= bulk_devices_max
 assert bulk_line_bytes_max <= bulk_gather_bytes <= bulk_body_bytes_max
 assert events_subscribers_max < admin_connections_max
+assert events_subscribers_per_token_max < admin_connections_per_token_max < admin_connections_max
 assert admin_graceful_timeout_ms < drain_timeout_ms

@@ -14,6 +14,7 @@ import trio
 
 from otagate import config, limits
 from otagate.admin.exports import cell
+from otagate.admin.server import Places
 
 from .conftest import AUTHORIZED, Client, Server, serving
 from .fake import TOKEN, TOKENS, FakeService
@@ -247,6 +248,45 @@ async def test_who_is_known_stays(service: FakeService, monkeypatch: pytest.Monk
             assert await read_all(stranger) == b""
         await operator.send_all(request)
         assert (await read_answer(operator))[0] == 200
+
+
+async def test_one_token_does_not_take_all_places(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has beyond its share makes room, as strangers do."""
+    monkeypatch.setattr(limits, "admin_connections_max", 3)
+    monkeypatch.setattr(limits, "admin_connections_per_token_max", 1)
+
+    def request(role: str) -> bytes:
+        head = f"Host: x\r\nAuthorization: Bearer {TOKENS[role]}\r\n"
+        return f"GET {V1}/products/lamp HTTP/1.1\r\n{head}\r\n".encode()
+
+    async with serving(service) as server:
+        greedy = [await server.connect() for _ in range(3)]
+        for stream in greedy:
+            await stream.send_all(request("operator"))
+            assert (await read_answer(stream))[0] == 200
+        async with await server.connect() as other:
+            await other.send_all(request("admin"))
+            assert (await read_answer(other))[0] == 200
+            assert await read_all(greedy[1]) == b"", "the eldest beyond its share"
+            for stream in (greedy[0], greedy[2]):
+                await stream.send_all(request("operator"))
+                assert (await read_answer(stream))[0] == 200
+        for stream in greedy:
+            await stream.aclose()
+
+
+async def test_who_leaves_gives_the_share_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "admin_connections_per_token_max", 1)
+    places = Places(1)
+    for _ in range(2):
+        with places.take() as note_known:
+            assert note_known is not None
+            note_known(7)
+            note_known(7)  # with each request
+            with places.take() as other:
+                assert other is None, "who is known stays"
 
 
 async def test_a_stranger_sends_little(server: Server, no_log: pytest.LogCaptureFixture) -> None:

@@ -54,13 +54,13 @@ def identify(service: Service, exchange: Exchange) -> Identity:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() == "bearer" and token.strip():
             identity = service.access.authenticate(token.strip(), exchange.address)
-            exchange.note_known()
+            exchange.note_known(identity.token)
             return identity
     else:
         cookie = _session_cookie(exchange)
         if cookie is not None:
             identity = _identify_session(service, exchange, cookie)
-            exchange.note_known()
+            exchange.note_known(identity.token)
             return identity
     raise Unauthorized("This needs a token: Authorization: Bearer TOKEN.")
 

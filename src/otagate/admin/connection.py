@@ -53,13 +53,13 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 class Connection(TCPServer):
     """hypercorn's connection on Trio, with `Http1` as its only protocol.
 
-    `note_known` is called when the peer has shown that it may ask something of us.
+    `note_known` is called with the token's number when the peer has shown that it may ask something of us.
     """
 
     _client_ended = False  # it will send no other request: nothing to be idle for
 
     def __init__(
-        self, app: Any, config: Config, context: Any, stream: Any, note_known: Callable[[], None]
+        self, app: Any, config: Config, context: Any, stream: Any, note_known: Callable[[int], None]
     ) -> None:
         super().__init__(app, config, context, ConnectionState({"note_known": note_known}), stream)
 

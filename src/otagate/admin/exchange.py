@@ -39,7 +39,7 @@ def standard_headers(is_secure: bool) -> dict[str, str]:
     return STANDARD_HEADERS | (SECURE_HEADERS if is_secure else {})
 
 
-def _ignore() -> None:
+def _ignore(token: int) -> None:
     """Without a connection of ours below, nobody wants to know."""
 
 
@@ -63,8 +63,8 @@ class Exchange:
         self.is_secure = scope.get("scheme") == "https"
         #: Go out with the answer, whatever it is.
         self.more_headers: dict[str, str] = {}
-        #: To be called when whoever asks has proved who that is: the connection is no stranger's any more.
-        self.note_known: Callable[[], None] = scope.get("state", {}).get("note_known", _ignore)
+        #: To be called with the token of who asks, once proved: the connection is no stranger's any more.
+        self.note_known: Callable[[int], None] = scope.get("state", {}).get("note_known", _ignore)
         self.started = False
         self.status = 0  # of the answer, once it has begun
         self._finishing = False

@@ -1,8 +1,9 @@
 """The admin listener: hypercorn's connections on a socket that the caller has bound, below TLS if it says so.
 
 There are few places for connections. Whoever has shown a good token or cookie keeps one; strangers have what
-is left, and when there is none the one who has been there for longest makes room. So nobody who merely
-connects, however slowly or often, shuts operators out.
+is left, and when there is none the one who has been there for longest makes room. Of one token so many are
+kept and no more; what it has beyond are a stranger's. So nobody who merely connects, however slowly or often,
+shuts operators out, nor does one operator the others.
 
 Shutdown: nothing is accepted any more, idle connections close at once, a running request has
 `limits.admin_graceful_timeout_ms`. A client that stopped reading holds nothing up: its send is cancelled
@@ -12,6 +13,7 @@ then, and TCP_USER_TIMEOUT ends it earlier in a gateway that keeps running.
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -79,21 +81,31 @@ class Places:
         self._places_max = places_max
         self._taken = 0
         self._strangers: dict[trio.CancelScope, None] = {}
+        self._known: Counter[int] = Counter()  # by token
 
     @contextmanager
-    def take(self) -> Iterator[Callable[[], None] | None]:
+    def take(self) -> Iterator[Callable[[int], None] | None]:
         """A place while inside, left early if another needs it; what is given is to be called when the peer
-        is no stranger any more. None: there is no place, nor a stranger in one."""
+        has shown a token. None: there is no place, nor a stranger in one."""
         if self._taken >= self._places_max and not self._make_room():
             yield None
             return
         self._taken += 1
+        known: list[int] = []
         with trio.CancelScope() as place:
+
+            def note_known(token: int) -> None:
+                if place in self._strangers and self._known[token] < limits.admin_connections_per_token_max:
+                    del self._strangers[place]
+                    self._known[token] += 1
+                    known.append(token)
+
             self._strangers[place] = None
             try:
-                yield lambda: self._strangers.pop(place, None)
+                yield note_known
             finally:
                 self._strangers.pop(place, None)
+                self._known.subtract(known)
                 if not place.cancel_called:  # else its place has been given away
                     self._taken -= 1
 

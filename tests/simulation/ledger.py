@@ -403,7 +403,7 @@ class Ledger:
                     for device in self.members[number]
                     if (row := self.rows[device, number]).due_ms
                 )
-        return min((due for due in dues if due > world.gateway_ms), default=2**53)
+        return min(due for due in dues if due >= world.gateway_ms)
 
     def due_of(self, row: Row) -> int:
         """When a row falls due, the grace after a start included."""

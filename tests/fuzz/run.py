@@ -28,11 +28,18 @@ COMPILE = ["-g", "-O1", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-fno
 KEPT_BYTES_MAX = 2_048  # of one input in the corpus
 
 
+def has_fuzzer(clang: str) -> bool:
+    """The compiler may come without the runtimes that it links with."""
+    program = "#include <stdint.h>\nint LLVMFuzzerTestOneInput(const uint8_t *data, long size) { return 0; }"
+    command = [clang, f"{SANITIZERS},fuzzer", "-w", "-x", "c", "-", "-o", os.devnull]
+    return subprocess.run(command, input=program.encode(), capture_output=True, check=False).returncode == 0
+
+
 def compiler() -> str:
     """Raises SystemExit if there is none."""
     for name in ("clang", "clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19"):
         found = shutil.which(name)
-        if found:
+        if found and has_fuzzer(found):
             return found
     raise SystemExit(
         "clang with its libFuzzer is missing; on Debian: apt-get install clang libclang-rt-14-dev"
@@ -100,7 +107,7 @@ def environment_of(target: str) -> dict[str, str]:
         "OTAGATE_FUZZ_PYTHON": sys.executable,
         "PYTHONPATH": f"{BUILD / 'lib'}:{ROOT}",
         "PYTHONMALLOC": "malloc",  # so that the sanitizer sees Python's objects, too
-        # Leaks are looked for by tests.fuzz.planes: Python's own at exit are none of ours.
+        # Leaks are looked for by tests.fuzz.traces: Python's own at exit are none of ours.
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }

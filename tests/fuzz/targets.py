@@ -13,8 +13,10 @@ from otagate import limits
 from otagate.upgrade.model import Stage
 from otagate.wire import codec, messages, twin
 from otagate.wire.progress import read_progress
-from tests.fuzz.planes import fuzz_plane, fuzz_stream
+from tests.fuzz.planes import fuzz_plane
 from tests.fuzz.reader import Reader
+from tests.fuzz.streams import fuzz_proxy, fuzz_stream, fuzz_tls
+from tests.fuzz.texts import fuzz_texts
 
 
 def note(number: int) -> None:
@@ -114,5 +116,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "handshake": fuzz_handshake,
     "messages": fuzz_messages,
     "stream": fuzz_stream,
+    "tls": fuzz_tls,
+    "proxy": fuzz_proxy,
     "plane": fuzz_plane,
+    "texts": fuzz_texts,
 }

@@ -8,11 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import planes
+from otagate import plane
+from tests.fuzz import traces
+from tests.fuzz.stage import Session, Stage
 from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
-MUTATIONS = {"frames": 1_000, "handshake": 1_000, "messages": 2_000, "stream": 200, "plane": 300}
+MUTATIONS = {
+    "frames": 1_000,
+    "handshake": 1_000,
+    "messages": 2_000,
+    "stream": 200,
+    "tls": 60,
+    "proxy": 500,
+    "plane": 300,
+    "texts": 1_000,
+}
 CORPUS_BYTES_MAX = 512 * 1024
 
 
@@ -66,27 +77,27 @@ def test_the_corpus_is_small() -> None:
 
 
 def test_the_judge_notices_a_second_end() -> None:
-    stage = planes.Stage()
-    session = planes.Session()
+    stage = Stage()
+    session = Session()
     session.device = 7
-    stage.judge(session, planes.plane.CLOSED, 1, 7, 1000)
+    stage.judge(session, plane.CLOSED, 1, 7, 1000)
     with pytest.raises(AssertionError):
-        stage.judge(session, planes.plane.CLOSED, 1, 7, 1000)
+        stage.judge(session, plane.CLOSED, 1, 7, 1000)
     stage.close()
 
 
 @pytest.mark.parametrize("counts_memory", [False, True])
 def test_a_descriptor_that_is_left_is_noticed(monkeypatch: pytest.MonkeyPatch, counts_memory: bool) -> None:
     allocated = iter(range(1_000))
-    monkeypatch.setattr(planes, "_allocated", (lambda: next(allocated)) if counts_memory else None)
-    stages: list[planes.Stage] = []
+    monkeypatch.setattr(traces, "_allocated", (lambda: next(allocated)) if counts_memory else None)
+    stages: list[Stage] = []
     with pytest.raises(AssertionError, match="descriptor"):
-        planes.without_a_trace(lambda data: stages.append(planes.Stage()))(b"")
+        traces.without_a_trace(lambda data: stages.append(Stage()))(b"")
     stages[0].close()
 
 
 def test_memory_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     allocated = iter(range(1_000))
-    monkeypatch.setattr(planes, "_allocated", lambda: next(allocated))
+    monkeypatch.setattr(traces, "_allocated", lambda: next(allocated))
     with pytest.raises(AssertionError, match="memory grows"):
-        planes.without_a_trace(lambda data: None)(b"")
+        traces.without_a_trace(lambda data: None)(b"")

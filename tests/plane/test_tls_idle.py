@@ -79,4 +79,4 @@ def test_half_a_client_hello(make_tls: Make, announced: int, bytes_max: int) -> 
     assert count(rig, "connections_tls") == [FEW + MANY]
     rig.plane.advance_clock(60_000)
     rig.wait_count("connections", 0)
-    assert allocated_bytes() < few
+    assert allocated_bytes() <= few

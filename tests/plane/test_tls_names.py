@@ -1,5 +1,6 @@
 """Certificates by name: who is shown which, what a name may look like, and what a ticket is good for."""
 
+import random
 import re
 import ssl
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from tlslite.constants import AlertDescription
 from otagate import plane
 from otagate.cli import certs as commands
 
-from .rig import PREFACE, Peer
-from .test_tls import CHALLENGE, s_client, session_of
+from .rig import PREFACE, Peer, Rig
+from .test_tls import CHALLENGE, client_hello, s_client, session_of
 from .test_tls_certificates import both_versions, greet_as, refused, revoked
 from .test_tls_witness import only, witness
 from .tls import Make, TlsRig, client_context, count
@@ -164,6 +165,23 @@ def test_names_that_cannot_be(
     peer.close()
     rig.wait_count("ended_tls", 1)
     ask(rig, "lamp.example")
+
+
+def test_damaged_lists_of_names(rig: TlsRig, certs: Path) -> None:
+    """Whatever stands in the extension: a ServerHello or an alert, and the next one is served."""
+    hello = client_hello(certs)
+    chance = random.Random(7)
+    start = hello.index(b"localhost") - 7  # behind the type: sizes of extension, list and name, type of name
+    for _ in range(300):
+        damaged = bytearray(hello)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(start, start + 16)] = chance.choice([0, 1, 0xFF, chance.randrange(256)])
+        peer = Rig.connect(rig)
+        peer.send_raw(bytes(damaged))
+        peer.wait_bytes()
+        assert peer.unread[:1] in (b"\x16", b"\x15")
+        peer.reset()
+    assert shown(ask(rig, "lamp.example")) == "lamp.example"
 
 
 # -- tickets -----------------------------------------------------------------------------------------

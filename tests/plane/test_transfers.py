@@ -463,6 +463,27 @@ def test_a_slow_device_gets_the_largest_chunk_whole(
 
 
 @both_links
+def test_a_close_waits_for_a_slow_chunk_but_not_for_ever(rig: Rig, link: str, tmp_path: Path) -> None:
+    """Who takes some of it again and again is not stuck, and would keep its place among the downloads."""
+    load(rig, tmp_path, CONTENT * 20, (limits.chunk_bytes_max,))
+    peer = rig.login(link, rcvbuf=4096)
+    rig.apply(stream(peer.conn, 1, 0, SIZE * 20, limits.chunk_bytes_max, CONTENT * 20))
+    rig.settle()
+    rig.apply((plane.CLOSE, peer.conn, 4002, b""))
+    rig.events.clear()
+    waited_ms = 0
+    while not rig.events:
+        assert rig.plane.statistics()["transfers_running"] == 1
+        peer.receive(4096)
+        rig.plane.advance_clock(5_000)
+        waited_ms += 5_000
+        rig.settle()
+    assert rig.events == [(plane.CLOSED, peer.conn, 7, 4002)]
+    assert 4 * limits.write_stall_timeout_ms <= waited_ms <= 4 * limits.write_stall_timeout_ms + 5_000
+    assert rig.plane.statistics()["transfers_running"] == 0
+
+
+@both_links
 def test_a_reader_stuck_within_a_chunk(rig: Rig, link: str, tmp_path: Path) -> None:
     load(rig, tmp_path, CONTENT * 20, (65536,))
     peer = rig.login(link, rcvbuf=4096)

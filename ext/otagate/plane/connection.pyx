@@ -6,7 +6,9 @@
 
 There is one way to close politely, for every reason: the phase becomes CLOSING, nothing is read any more,
 what is queued is written (a running chunk is finished, a transfer cut after it), then our FIN goes out and
-whatever still arrives is thrown away until the peer's FIN, or for `close_timeout_ms`. To close a socket
+whatever still arrives is thrown away until the peer's FIN, or for `close_timeout_ms`. The writing, too, has its
+time (96 s: the largest chunk at 2.8 KB/s): who reads a byte now and then is never stuck, and a device that does so
+could leave one connection, and one place among the downloads, behind with each login. To close a socket
 with bytes unread would send RST, and RST destroys what the peer has not read yet: our error, our close frame.
 Only a peer whose own close frame is here need not be waited for, and not even it below TLS: a close_notify
 may follow. What lingers is read as it comes, without TLS.
@@ -55,6 +57,7 @@ from otagate.plane.wheel cimport FOREVER, age_ms, schedule, unschedule
 
 cdef enum:
     LOOKS = 16                          # at a reader that may be stuck, in the time that it is given
+    CLOSING_STALLS = 4                  # times what a stuck reader is given: for all that is queued at a close
     ERROR_BYTES_MAX = 256
     CLOSE_PAYLOAD_BYTES_MAX = 125
 
@@ -101,6 +104,8 @@ cdef int64_t time_left(Core* core, Connection* connection) noexcept nogil:
         left = core.bounds.handshake_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_LOGIN:
         left = core.bounds.hello_timeout_ms - age_ms(core, connection.since)
+    elif connection.phase == PHASE_CLOSING:
+        left = CLOSING_STALLS * <int64_t>core.bounds.write_stall_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_LINGERING:
         left = core.bounds.close_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_OPEN and connection.flags & WRITABLE and core.bounds.heartbeat_timeout_ms:
@@ -136,7 +141,7 @@ cdef void meet_deadline(Core* core, Connection* connection) noexcept nogil:
         end_connection(core, connection, CODE_LOST, CAUSE_LOST, False)
     elif connection.phase == PHASE_OPENING:
         end_connection(core, connection, CODE_LOST, CAUSE_HANDSHAKE_TIMEOUT, True)
-    elif is_stuck(core, connection):
+    elif is_stuck(core, connection) or connection.phase == PHASE_CLOSING:
         end_connection(core, connection, CODE_STALLED, CAUSE_STALLED, True)
     elif connection.phase == PHASE_LOGIN:
         begin_close(core, connection, CODE_UNAUTHORIZED, NULL, 0, CAUSE_HELLO_TIMEOUT)

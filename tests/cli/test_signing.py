@@ -139,3 +139,16 @@ def test_an_upload_needs_its_names_or_a_signature(folder: Path, otagate: Run, ga
     outcome = otagate("firmware", "add", "lamp.bin", "--signature", "bad")
     assert (outcome.code, outcome.err[:13]) == (2, "otagate: bad:")
     assert not gateway.requests
+
+
+def test_a_key_of_a_product_is_one_file(folder: Path, otagate: Run, gateway: Gateway) -> None:
+    otagate("firmware", "keygen", "key")
+    pem = (folder / "key.pub").read_text()
+    gateway.answers["POST /api/v1/products/lamp/signing-keys"] = {"id": "0123", "public_key": pem}
+    add = ("product", "add-key", "lamp", "key.pub")
+    assert otagate(*add).out == "id  0123\n"
+    assert json.loads(gateway.requests[0].body) == {"public_key": pem, "name": ""}
+    assert json.loads(otagate(*add, "--json").out)["public_key"] == pem
+    outcome = otagate("product", "add-key", "lamp", "key")
+    assert (outcome.code, "This is a private key" in outcome.err) == (2, True)
+    assert len(gateway.requests) == 2, "it never left"

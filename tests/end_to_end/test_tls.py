@@ -337,7 +337,8 @@ def test_operators_below_tls(tmp_path: Path) -> None:
 
 def test_a_certificate_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, folder: Path) -> None:
     environment = settings(folder, DEVICE__TLS="off", ADMIN__TLS="true", TLS__KEY=str(folder / "ca.key"))
-    command = [*SERVE, "--data", str(tmp_path / "data"), "--admin-listen", "127.0.0.1:0"]
+    listen = ("--device-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+    command = [*SERVE, "--data", str(tmp_path / "data"), *listen]
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment}
     done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
     assert done.returncode == 2

@@ -1,11 +1,14 @@
 """The contract of products, devices, firmware and settings, for every engine."""
 
+from typing import Any
+
 import pytest
 from builders import IMAGE, SECRET, T0, begin, firmware, fleet, one, open_batch, product, register
 from msgspec.structs import replace
 
 from otagate import limits
 from otagate.errors import Conflict, Invalid, NotFound, RequestError
+from otagate.store import reads, records, tables
 from otagate.store.engine import Engine
 from otagate.store.interface import (
     Change,
@@ -24,6 +27,8 @@ from otagate.store.interface import (
     RotateSecret,
     TouchDevices,
 )
+from otagate.store.snapshot import Snapshot
+from otagate.store.tables import View
 from otagate.upgrade.eligibility import Reason
 
 # -- refusals ------------------------------------------------------------------------------------------
@@ -334,3 +339,39 @@ async def test_the_newest_time_is_remembered(store: Engine) -> None:
     assert await store.newest_time_ms() == T0 + 20
     await one(store, product(at_ms=T0 + 99))  # refused: nothing was written at that time
     assert await store.newest_time_ms() == T0 + 20
+
+
+class CountedView:
+    """Counts what is read."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.cursor = view.cursor
+        self.tables: list[str] = []
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        self.tables.append(table)
+        return self._view.get(table, key)
+
+
+@pytest.mark.parametrize("name", [("lamp", "d1"), ("lamp", "none"), ("none", "d1")])
+async def test_a_stranger_learns_nothing_by_a_clock(
+    store: Engine, monkeypatch: pytest.MonkeyPatch, name: tuple[str, str]
+) -> None:
+    """The look-up of a login reads and unpacks as much for a device that there is as for one that is not."""
+    await fleet(store)
+    unpacked: list[str] = []
+    for kind in ("product", "device"):
+        unpack = getattr(records, f"unpack_{kind}")
+
+        def counted(value: bytes, kind: str = kind, unpack: Any = unpack) -> Any:
+            unpacked.append(kind)
+            return unpack(value)
+
+        monkeypatch.setattr(records, f"unpack_{kind}", counted)
+    with store.view() as view:
+        counting = CountedView(view)
+        (found,) = reads.lookup_devices(Snapshot(counting), [name])
+    assert (found is not None) == (name == ("lamp", "d1"))
+    assert counting.tables == [tables.PRODUCTS, tables.NAMES, tables.DEVICES]
+    assert unpacked == ["product", "device"]

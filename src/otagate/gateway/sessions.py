@@ -9,6 +9,7 @@ Messages of one device are handled in their order.
 """
 
 import hmac
+import secrets
 from collections.abc import Sequence
 from functools import partial
 
@@ -32,9 +33,6 @@ from otagate.wire import messages
 from otagate.wire.constants import CloseCode, ErrorCode
 
 log = logs.get("sessions")
-
-# An unknown device must cost what a known one does: its mac is computed with this and never equal.
-_NO_SECRET = "0" * 32
 
 
 class Sessions:
@@ -65,7 +63,7 @@ class Sessions:
         self.reports.on_greedy = partial(self.end_session, reason=b"overloaded", code=CloseCode.OVERLOADED)
         self.last_seen: dict[int, int] = {}  # of devices that went offline and are not written yet
         self._next_last_seen_ms = 0
-        self._auths: dict[str, str] = {}
+        self._auths = {"": "secret"}  # by product, as they were asked for; nobody has none
         self.certificates = Certificates()  # replaced when the files of [tls] were read
         self._none = trio.Event()
         self.farewell: bytes | None = None  # while the gateway drains: what whoever comes is told
@@ -74,7 +72,8 @@ class Sessions:
         self.logins_overloaded = 0  # told to come back: too many were under way
         self.takeovers_refused = 0  # told to come back: the device's session was taken over too often
         self._rivals = Rivals()
-        nobody = store.sealer.seal(_NO_SECRET, about_device("", ""))
+        # An unknown device must cost what a known one does: it is asked to prove a secret that nobody has.
+        nobody = store.sealer.seal(secrets.token_urlsafe(24), about_device("", ""))
         self._nobody = Device(0, "", "", "", nobody, None, False, None, 0)
 
     # -- events ----------------------------------------------------------------------------------
@@ -167,7 +166,8 @@ class Sessions:
         records = await self._store.lookup_devices(names)
         good: list[tuple[int, messages.Hello, bytes, Device]] = []
         for (conn, hello, nonce, certificate), record in zip(hellos, records, strict=True):
-            if record is not None and await self._proves(hello, nonce, certificate, record):
+            proved = await self._proves(hello, nonce, certificate, record or self._nobody)
+            if record is not None and proved:
                 if self._presence.get(record.number) and self._is_rival(record.number):
                     self.takeovers_refused += 1
                     words = "this device logs in too often"
@@ -175,8 +175,6 @@ class Sessions:
                 else:
                     good.append((conn, hello, nonce, record))
             else:
-                if record is None:
-                    self._mac_is_right(hello, nonce, self._nobody)
                 self._refuse(conn, hello)
         # Presence first, the upgrade after it: a push decided in between finds the device.
         for conn, _, _, record in good:

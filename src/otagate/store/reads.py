@@ -61,7 +61,7 @@ def _matches(device: Device, folded_query: str) -> bool:
 
 
 def lookup_devices(snapshot: Snapshot, names: Sequence[tuple[str, str]]) -> list[Device | None]:
-    return [snapshot.device_named(product, identifier) for product, identifier in names]
+    return [snapshot.device_for_login(product, identifier) for product, identifier in names]
 
 
 def devices_by_number(snapshot: Snapshot, numbers: Sequence[int]) -> list[Device | None]:

@@ -16,6 +16,10 @@ from otagate.upgrade.counts import Counts
 from otagate.upgrade.model import BatchStatus, Cause, Row, State
 from otagate.upgrade.states import effective
 
+# What a look-up finds that finds nothing; the store's numbers begin at 1.
+_NO_PRODUCT = records.pack_product(ProductRecord(0, "none", "None", "secret", 1))
+_NO_DEVICE = records.pack_device(Device(0, "none", "none", "None", bytes(61), "1.0.0", True, 1, 1))
+
 
 class Snapshot:
     """Look-ups over one transaction; all numbers are the store's."""
@@ -57,6 +61,14 @@ class Snapshot:
             return None
         number = self.device_number(product.number, identifier)
         return None if number is None else self.device_of(product.number, number)
+
+    def device_for_login(self, product_key: str, identifier: str) -> Device | None:
+        """As `device_named`, at one cost whether there is one or not: strangers ask, with a clock."""
+        product = self.product(product_key) or records.unpack_product(_NO_PRODUCT)
+        number = self.device_number(product.number, identifier) or 0
+        value = self.view.get(tables.DEVICES, device_key.pack(product.number, number))
+        device = records.unpack_device(value or _NO_DEVICE)
+        return None if value is None else device
 
     def device(self, number: int) -> Device | None:
         """A device by its number; None when it is gone."""

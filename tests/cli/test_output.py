@@ -1,16 +1,17 @@
 """Where output goes and names come from: closed, full, in another encoding, leading elsewhere."""
 
+import argparse
 import hashlib
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from otagate.cli import output
+from otagate.cli import build_parser, output
 
 from .conftest import Answer, Gateway, Outcome
 
@@ -116,6 +117,25 @@ def test_content_for_a_device_leaves_it_one(otagate: Run, firmware: bytes, tmp_p
     assert pipe.is_fifo()
     reader.join()
     assert read == [firmware]
+
+
+def test_a_record_shows_texts_of_many_lines(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Below each other, where no second line passes for another field."""
+    output.write_record({"id": "f1", "description": "one\nid  f2\n"}, as_json=False)
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert lines == ["id           f1", "description  one", "             id  f2"]
+
+
+def test_every_command_says_what_it_is_about() -> None:
+    def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+        yield parser
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    yield from commands(command)
+
+    silent = [command.prog for command in commands(build_parser()) if not command.description]
+    assert silent == []
 
 
 def test_content_goes_where_a_link_leads(otagate: Run, firmware: bytes, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_fleet_files_that_are_wrong(tmp_path: Path, text: bytes, message: str) -
     ("arguments", "line"),
     [
         ("", "missing --url, --product, --device, --secret"),
+        ("--cert c --product p --device d", "missing --url"),
+        ("--cert c --product p --device d --mutual", "missing --url, --secret"),
         ("--url http://h --product p --device d --secret s", "'http://h' is none of ws://"),
         ("--url tcp://h:1 --product p --device d --secret s --drop-every often", "--drop-every often"),
         ("--url tls://h:1 --product p --device d --secret s --ca /missing", "cannot read --ca /missing"),

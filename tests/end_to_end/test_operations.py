@@ -49,7 +49,7 @@ def test_backup_and_restore(tmp_path: Path) -> None:
             ended.set()
             thread.join()
         assert "secret-key" in otagate("key", "check", "--data", tmp_path / "data")
-        assert f"1 images of {len(IMAGE)} bytes; checked" in said
+        assert f"1 image of {len(IMAGE)} bytes; checked" in said
     key_file = tmp_path / "new" / "secret-key"
     assert str(key_file) in otagate("restore", tmp_path / "copy", "--data", tmp_path / "new")
     key_file.write_bytes((tmp_path / "data" / "secret-key").read_bytes())

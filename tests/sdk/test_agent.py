@@ -186,6 +186,18 @@ def test_the_gateway_proves_itself_when_asked(right: bool | None, online: bool) 
         assert todo == [effects.Hangup("the gateway does not know this device's secret", refused=True)]
 
 
+def test_without_a_secret_nothing_is_proved() -> None:
+    """Neither by the device nor to it, whatever the gateway says."""
+    play, nonce = Play(), "f" * 32
+    play.agent = Agent("lamp", "d0", None, "1.0")
+    play.agent.connected(nonce)
+    assert message(play.say(messages.Challenge(nonce=NONCE, protocol=[1]))).mac is None
+    mac = messages.gateway_mac("", nonce, NONCE)
+    assert play.say(messages.Welcome(server_time=1, heartbeat_s=60, mac=mac)) == [
+        effects.Hangup("the gateway does not know this device's secret", refused=True)
+    ]
+
+
 def test_another_protocol_is_refused() -> None:
     play = Play()
     play.agent.connected()

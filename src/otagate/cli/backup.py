@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from otagate.cli import folder
 from otagate.cli.exits import CommandError, Exit
+from otagate.cli.grammar import add_command
 from otagate.errors import StoreError
 
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of both."""
-    parser = commands.add_parser("backup", help="copy the data folder, also of a gateway that runs")
+    parser = add_command(commands, "backup", "copy the data folder, also of a gateway that runs")
     parser.add_argument("target", type=Path, metavar="DIR", help="a folder that does not exist yet")
     folder.add_options(parser)
     parser.set_defaults(run=_back_up)
-    parser = commands.add_parser("restore", help="make a data folder of a backup")
+    parser = add_command(commands, "restore", "make a data folder of a backup")
     parser.add_argument("source", type=Path, metavar="DIR", help="a backup")
     folder.add_options(parser)
     parser.set_defaults(run=_restore)
@@ -51,7 +52,5 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _said(manifest: "Manifest") -> str:
-    return (
-        f"the store as of {manifest.at or 'its beginning'}, {manifest.images} images of "
-        f"{manifest.bytes} bytes; checked"
-    )
+    images = "1 image" if manifest.images == 1 else f"{manifest.images} images"
+    return f"the store as of {manifest.at or 'its beginning'}, {images} of {manifest.bytes} bytes; checked"

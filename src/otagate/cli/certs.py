@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from otagate.cli.exits import CommandError, Exit
+from otagate.cli.grammar import add_command
 
 DAYS = 825  # what clients accept at most of a server's certificate
 AUTHORITY_DAYS = 3650
@@ -28,9 +29,9 @@ NO_EXTENSIONS = "[req]\ndistinguished_name = name\nprompt = no\n[name]\n"  # wha
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `certs`."""
-    parser = commands.add_parser("certs", help="make certificates for development")
+    parser = add_command(commands, "certs", "make certificates for development")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    dev = actions.add_parser("dev", help="an authority, a gateway's certificate, devices' certificates")
+    dev = add_command(actions, "dev", "an authority, a gateway's certificate, devices' certificates")
     dev.add_argument("dir", type=Path, metavar="DIR", help="folder; made if missing")
     dev.add_argument(
         "--host",

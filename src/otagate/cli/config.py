@@ -6,17 +6,18 @@ import sys
 
 from otagate.cli import serve
 from otagate.cli.exits import Exit
+from otagate.cli.grammar import add_command
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `config`."""
-    parser = commands.add_parser("config", help="show or check the configuration")
+    parser = add_command(commands, "config", "show or check the configuration")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, about in (
         ("show", "print every key, its value and where it came from"),
         ("check", "say nothing if all is well, certificates and keys too"),
     ):
-        action = actions.add_parser(name, help=about)
+        action = add_command(actions, name, about)
         serve.add_options(action)
         action.set_defaults(run=run)
 

@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import count, quantity
+from otagate.cli.grammar import add_command, count, quantity
 
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `demo`."""
-    parser = commands.add_parser("demo", help="a gateway and simulated devices: one upgrade of them all")
+    parser = add_command(commands, "demo", "a gateway and simulated devices: one upgrade of them all")
     parser.add_argument("--devices", type=count, default=100, metavar="N", help="half on each link (100)")
     parser.add_argument(
         "--size",

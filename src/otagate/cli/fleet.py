@@ -28,7 +28,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """One simulated device. In files, what a line leaves out comes from the command line."""
 
     identifier: str
-    secret: str
+    secret: str | None  # None: its certificate alone
     product: str
     version: str
     url: str

@@ -58,18 +58,25 @@ count = quantity("a whole number of at least 1", _at_least_one)
 seconds = quantity("a number of seconds", _seconds)
 
 
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, about: str
+) -> argparse.ArgumentParser:
+    """A command whose own help says, too, what it is about."""
+    return commands.add_parser(name, help=about, description=about)
+
+
 class Actions:
     """The verbs of one noun."""
 
     def __init__(
         self, commands: "argparse._SubParsersAction[argparse.ArgumentParser]", noun: str, about: str
     ) -> None:
-        parser = commands.add_parser(noun, help=about)
+        parser = add_command(commands, noun, about)
         self._verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def add(self, verb: str, about: str, action: Action) -> argparse.ArgumentParser:
         """A verb; the caller adds its arguments."""
-        parser = self._verbs.add_parser(verb, help=about, description=about)
+        parser = add_command(self._verbs, verb, about)
         api.add_options(parser)
 
         def run(arguments: argparse.Namespace) -> int:
@@ -83,7 +90,7 @@ class Actions:
         self, verb: str, about: str, run: Callable[[argparse.Namespace], int]
     ) -> argparse.ArgumentParser:
         """A verb that asks no gateway."""
-        parser = self._verbs.add_parser(verb, help=about, description=about)
+        parser = add_command(self._verbs, verb, about)
         parser.add_argument("--json", action="store_true", help="machine-readable output")
         parser.set_defaults(run=run)
         return parser

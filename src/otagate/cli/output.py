@@ -65,8 +65,13 @@ def write_record(item: Json, *, as_json: bool, title: str | None = None) -> None
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _flat(item):
-        table.add_row(name, text(value))
+        table.add_row(name, "\n".join(text(line) for line in _lines(value)))
     _print(table)
+
+
+def _lines(value: Any) -> Sequence[Any]:
+    """Those of a description or a key; here there is room for more than one."""
+    return value.rstrip("\n").split("\n") if isinstance(value, str) else [value]
 
 
 def cell(item: Json, column: str | Callable[[Json], Any]) -> str:

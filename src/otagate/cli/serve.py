@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from otagate.cli.exits import CommandError, Exit
+from otagate.cli.grammar import add_command
 from otagate.errors import ConfigurationError, OtagateError, StoreError
 
 FLAGS = {"data": "data.dir", "device_listen": "device.listen", "admin_listen": "admin.listen"}
@@ -28,7 +29,7 @@ def flags(arguments: argparse.Namespace) -> dict[str, str | None]:
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `serve`."""
-    parser = commands.add_parser("serve", help="run the gateway")
+    parser = add_command(commands, "serve", "run the gateway")
     add_options(parser)
     parser.set_defaults(run=run)
 

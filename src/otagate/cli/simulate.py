@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otagate.cli.exits import CommandError, Exit
-from otagate.cli.grammar import count, seconds
+from otagate.cli.grammar import add_command, count, seconds
 
 if TYPE_CHECKING:
     from otagate.cli.fleet import Behaviour, Identity
@@ -25,12 +25,12 @@ DESCRIPTORS_BESIDE = 64  # open files that are no device's connection
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Arguments of `simulate`."""
-    parser = commands.add_parser("simulate", help="run simulated devices")
+    parser = add_command(commands, "simulate", "run simulated devices")
     who = parser.add_argument_group("who")
     who.add_argument("--url", help="ws://HOST:PORT/device, tcp://HOST:PORT, wss://… or tls://…")
     who.add_argument("--product", help="key of the product")
     who.add_argument("--device", help="identifier; with --count, {} in it becomes 1, 2, …")
-    who.add_argument("--secret", help="as it was shown at registration")
+    who.add_argument("--secret", help="as it was shown at registration; --cert may do without")
     who.add_argument("--version", default="1.0.0", help="the version that runs at first (1.0.0)")
     who.add_argument("--count", type=count, metavar="N", help="so many devices, with the same secret")
     who.add_argument(
@@ -130,9 +130,10 @@ def _fleet(arguments: argparse.Namespace) -> "list[Identity]":
     if arguments.devices is not None:
         fleet = list(read_fleet(arguments.devices, defaults))
     else:
-        missing = [
-            name for name in ("url", "product", "device", "secret") if getattr(arguments, name) is None
-        ]
+        needed = ["url", "product", "device"]
+        if arguments.cert is None or arguments.mutual:
+            needed.append("secret")
+        missing = [name for name in needed if getattr(arguments, name) is None]
         if missing:
             raise CommandError("missing " + ", ".join(f"--{name}" for name in missing), Exit.USAGE)
         names = [arguments.device]

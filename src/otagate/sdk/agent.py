@@ -85,9 +85,9 @@ class Link(enum.Enum):
 class Agent:
     """One device: its identity, its running version, its job.
 
-    With `trust` it takes signed firmware only (docs/signing.md): what it refuses it reports as failed,
-    verification_failed, before a byte is fetched. `deaf` is for simulations: upgrade messages are not
-    acknowledged (remark push_failed).
+    `secret` is None if the product logs in by certificate alone. With `trust` it takes signed firmware only
+    (docs/signing.md): what it refuses it reports as failed, verification_failed, before a byte is fetched.
+    `deaf` is for simulations: upgrade messages are not acknowledged (remark push_failed).
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class Agent:
         self,
         product: str,
         device: str,
-        secret: str,
+        secret: str | None,
         version: str,
         *,
         trust: "Trust | None" = None,
@@ -256,7 +256,9 @@ class Agent:
             return
         self._link = Link.LOGGING_IN
         self._gateway_nonce = message.nonce
-        mac = messages.login_mac(self._secret, message.nonce, self.product, self.device)
+        mac = None
+        if self._secret is not None:
+            mac = messages.login_mac(self._secret, message.nonce, self.product, self.device)
         self._effects.append(
             Send(
                 messages.Hello(
@@ -266,16 +268,19 @@ class Agent:
         )
 
     def _handle_welcome(self, message: messages.Welcome, now: float) -> None:
-        if self._nonce is not None:
-            expected = messages.gateway_mac(self._secret, self._nonce, self._gateway_nonce)
-            if message.mac is None or not hmac.compare_digest(expected, message.mac):
-                self._hang_up("the gateway does not know this device's secret", refused=True)
-                return
+        if self._nonce is not None and not self._proves_gateway(self._nonce, message.mac):
+            self._hang_up("the gateway does not know this device's secret", refused=True)
+            return
         self._link = Link.ONLINE
         self.heartbeat_s = message.heartbeat_s
         self._note("logged_in", version=self.version)
         if self.job is not None:
             self._speak(self.job, now)
+
+    def _proves_gateway(self, nonce: str, mac: str | None) -> bool:
+        if self._secret is None or mac is None:
+            return False
+        return hmac.compare_digest(messages.gateway_mac(self._secret, nonce, self._gateway_nonce), mac)
 
     # -- the upgrade -------------------------------------------------------------------------------
 

@@ -300,6 +300,13 @@ def test_no_url(otagate: Run, url: str) -> None:
     assert outcome.err.startswith(f"otagate: '{url}' is no URL")
 
 
+@pytest.mark.parametrize("url", ["http://me:secret@h", "http://h?x=secret", "http://h/#secret"])
+def test_more_than_a_place(otagate: Run, url: str) -> None:
+    """A user would be sent in the token's place."""
+    line = "otagate: --url has a user, a query or a fragment: it names a place alone\n"
+    assert otagate("product", "list", "--url", url) == (2, "", line)
+
+
 @pytest.mark.parametrize("token", ["é" * 20, "two\nlines"])
 def test_no_token(otagate: Run, token: str) -> None:
     outcome = otagate("product", "list", "--token", token)

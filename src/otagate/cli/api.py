@@ -61,7 +61,12 @@ class Api:
             self._client = httpx.Client(
                 base_url=url, headers=headers, timeout=TIMEOUT, verify=_trust(url, ca), trust_env=False
             )
-            self._client.base_url.host.encode("idna")  # as will be done to connect
+            base = self._client.base_url
+            base.host.encode("idna")  # as will be done to connect
+            if base.userinfo or base.query or base.fragment:
+                raise CommandError(
+                    "--url has a user, a query or a fragment: it names a place alone", Exit.USAGE
+                )
         except (httpx.InvalidURL, ValueError) as error:
             raise CommandError(f"{url!r} is no URL: {error}", Exit.USAGE) from error
         self._url = url

@@ -326,6 +326,7 @@ def test_late_answers(console: Open, gateway: Gateway) -> None:
     page.route(f"**/batches/{batch}", lambda route: views.append((route, route.fetch())))
     page.evaluate("batch => { location.hash = `#/batches/${batch}` }", batch)
     wait_for(lambda: page.evaluate("() => true") and rows and views)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()  # else nobody hears of the abort
     row = page.get_by_role("row", name="calm-0")
     gateway.call("POST", f"/batches/{batch}/abort")
     expect(row).to_contain_text("Task aborted")

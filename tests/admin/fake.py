@@ -56,8 +56,8 @@ class FakeUpload:
 
     async def finish(self, md5: str | None, sha256: str | None) -> views.FirmwareView:
         for expected, found, field in (
-            (md5, self.md5, "Content-MD5"),
-            (sha256, self.sha256, "X-Checksum-Sha256"),
+            (md5, self.md5, "md5"),
+            (sha256, self.sha256, "sha256"),
         ):
             if expected not in (None, found.hexdigest()):
                 raise Invalid("The digest differs.", field=field)

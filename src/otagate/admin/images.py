@@ -20,6 +20,8 @@ from otagate.errors import Invalid, NotFound
 from otagate.gateway.acts import Repeatable
 from otagate.gateway.views import FirmwareMetadata, FirmwareView
 
+DIGEST_HEADERS = {"md5": "Content-MD5", "sha256": "X-Checksum-Sha256"}
+
 # -- in ------------------------------------------------------------------------------------------------
 
 
@@ -35,7 +37,11 @@ async def upload(call: Call[FirmwareMetadata, None]) -> FirmwareView | None:
     async with call.service.upload_firmware(call.query, by=call.by) as image:
         while piece := await exchange.piece():
             await image.write(piece)
-        return await image.finish(md5, sha256)
+        try:
+            return await image.finish(md5, sha256)
+        except Invalid as error:  # the digests came as headers
+            field = DIGEST_HEADERS.get(error.field or "", error.field)
+            raise Invalid(error.message, field=field, details=error.details) from error
 
 
 async def replay_upload(exchange: Exchange, repeatable: Repeatable) -> None:

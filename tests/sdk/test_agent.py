@@ -198,6 +198,16 @@ def test_without_a_secret_nothing_is_proved() -> None:
     ]
 
 
+@pytest.mark.parametrize(("said", "kept"), [(0, 10), (10, 10), (600, 600), (2**53 - 1, 600)])
+def test_a_heartbeat_is_one_of_the_protocol(said: int, kept: int) -> None:
+    """Neither a loop of pings nor a device that never notices that its gateway is dead."""
+    play = Play()
+    play.agent.connected()
+    play.say(messages.Challenge(nonce=NONCE, protocol=[1]))
+    play.say(messages.Welcome(server_time=1, heartbeat_s=said))
+    assert play.agent.heartbeat_s == kept
+
+
 def test_another_protocol_is_refused() -> None:
     play = Play()
     play.agent.connected()
@@ -581,6 +591,7 @@ def test_a_stalled_download_is_asked_for_again_but_a_waiting_one_is_not() -> Non
     ("answer", "wait_s"),
     [
         (error("overloaded", retry_after_s=7), 7),
+        (error("overloaded", retry_after_s=2**53 - 1), 3600),
         (error("conflict"), RETRY_S),
         (error("internal"), RETRY_S),
     ],

@@ -411,6 +411,7 @@ async def close(peer: Peer, code: int) -> None:
     ("script", "low", "high"),
     [
         (partial(farewell, message=messages.Goodbye(retry_after_s=5)), 5, 10),
+        (partial(farewell, message=messages.Goodbye(retry_after_s=2**53 - 1)), 3600, 7200),
         (partial(farewell, message=messages.Error(code="overloaded", message="m", retry_after_s=7)), 7, 14),
         (partial(farewell, message=messages.Error(code="unauthorized", message="m")), 30, 60),
         (partial(close, code=4002), 30, 60),

@@ -53,6 +53,7 @@ STALL_S = 60.0  # a download that began and brings nothing for this long is aske
 NETWORK_BYTES_PER_S_MIN = 256  # … and for as long as a chunk takes on the slowest network
 ANSWER_S = 30.0  # a question or result without an answer is repeated
 RETRY_S = 5.0  # an error that may pass, without retry_after_s
+RETRY_AFTER_S_MAX = 3600.0  # whoever answers in the gateway's place must not send a device away for good
 BROKEN_CHUNKS_MAX = 8  # in a row; then the attempt has failed
 
 MOVES: dict[Phase, set[Phase]] = {
@@ -272,7 +273,7 @@ class Agent:
             self._hang_up("the gateway does not know this device's secret", refused=True)
             return
         self._link = Link.ONLINE
-        self.heartbeat_s = message.heartbeat_s
+        self.heartbeat_s = min(max(message.heartbeat_s, limits.heartbeat_s_min), limits.heartbeat_s_max)
         self._note("logged_in", version=self.version)
         if self.job is not None:
             self._speak(self.job, now)
@@ -490,6 +491,8 @@ class Agent:
         self._hang_up("goodbye", retry_after_s=message.retry_after_s)
 
     def _hang_up(self, reason: str, *, retry_after_s: float | None = None, refused: bool = False) -> None:
+        if retry_after_s is not None:
+            retry_after_s = min(retry_after_s, RETRY_AFTER_S_MAX)
         self._effects.append(Hangup(reason, retry_after_s, refused))
 
     # -- small things --------------------------------------------------------------------------------
@@ -522,7 +525,7 @@ def _ends_waiting(job: Job, message: messages.Upgrade) -> bool:
 
 
 def _retry_s(message: messages.Error) -> float:
-    return RETRY_S if message.retry_after_s is None else float(message.retry_after_s)
+    return RETRY_S if message.retry_after_s is None else min(message.retry_after_s, RETRY_AFTER_S_MAX)
 
 
 _HANDLERS: dict[type, tuple[Callable[[Agent, Any, float], None], set[Link]]] = {

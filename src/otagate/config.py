@@ -87,7 +87,7 @@ class Device(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = limits.heartbeat_s
     connections_max: Annotated[
-        int, _whole(1, 10_000_000, "connections", "More are refused. Each takes a file descriptor.")
+        int, _whole(1, 10_000_000, "connections", "More wait until one ends. Each takes a file descriptor.")
     ] = limits.connections_max
     strangers_per_address_max: Annotated[
         int,

@@ -60,7 +60,8 @@ CLOSE_MEANINGS: Final = {
     CloseCode.SUPERSEDED: "the same device logged in on a newer connection: wait 30-60 s, jittered, before "
     "returning, so that two devices with one identity do not chase each other",
     CloseCode.SILENT: "nothing was heard for 2.5 heartbeats",
-    CloseCode.OVERLOADED: "the gateway takes no more connections now",
+    CloseCode.OVERLOADED: "too many logins at a time, too many of this device, or more messages from it than "
+    "can be answered. Where a login is refused, an `error` `overloaded` before it says when to return",
 }
 
 

@@ -102,8 +102,6 @@ def _add_key(gateway: api.Api, arguments: argparse.Namespace) -> int:
 
     body = {"public_key": signing.read_public_key(arguments.file).pem(), "name": arguments.name}
     key = gateway.call("POST", api.path("products", arguments.key, "signing-keys"), body=body)
-    if not arguments.json:
-        del key["public_key"]  # several lines, of the file that was given
     output.write_record(key, as_json=arguments.json)
     return Exit.OK
 

@@ -53,6 +53,12 @@ def digests(chunk_size: int) -> bytes:
     return b"".join(struct.pack(">I", digest(IMAGE[at : at + chunk_size])) for at in starts)
 
 
+def is_open(path: bytes) -> bool:
+    """Has a descriptor of ours this file?"""
+    with os.scandir(b"/proc/self/fd") as found:
+        return any(os.path.realpath(entry.path) == path for entry in found)
+
+
 TABLES = {256: digests(256), 1024: digests(1024)}
 
 
@@ -75,6 +81,11 @@ class Peer:
     def opened(self, data: bytes) -> bytes:
         """Bytes of its link, of what was received."""
         return data
+
+    @property
+    def speaks(self) -> bool:
+        """The handshake of its link was answered, and well: what is read now are frames."""
+        return self.head is not None and (self.link == "tcp" or b" 101 " in self.head)
 
     def push(self, size: int) -> None:
         """Says so much of it, if the kernel takes it."""
@@ -101,7 +112,7 @@ class Peer:
         self.unread += self.opened(data)
         if self.head is None and b"\r\n\r\n" in self.unread:
             self.head, self.unread = self.unread.split(b"\r\n\r\n", 1)
-        if self.head is not None and (self.link == "tcp" or b" 101 " in self.head):
+        if self.speaks:
             while (found := parse_frame(self.link, self.unread)) is not None:
                 self.frames.append(found[0])
                 self.unread = self.unread[found[1] :]
@@ -312,6 +323,7 @@ class Stage:
         self.plane.limit_writes(0)
         self.settle()
         for peer in self.peers:
+            assert peer.ended or not peer.speaks or not peer.unread, "half a frame, and nothing behind it"
             peer.socket.close()
             peer.ended = True
         self.settle()
@@ -319,11 +331,13 @@ class Stage:
         self.settle()
         self.check_counts()
         counted = self.plane.statistics()
-        for name in ("connections", "connections_websocket", "connections_tcp", "resting"):
+        for name in ("connections", "connections_websocket", "connections_tcp", "connections_tls", "resting"):
             assert counted[name] == 0, name
         assert counted["transfers_running"] == counted["transfers_waiting"] == 0
         for session in self.sessions.values():
             assert session.closed == (session.device is not None)
+        self.plane.apply([(plane.DROP_IMAGE, 1)])
+        assert not is_open(IMAGE_PATH), "an image that nobody streams is still open"
         self.close()
 
     def close(self) -> None:

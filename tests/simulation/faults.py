@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import trio
 from msgspec.structs import replace
 
 from otagate import plane
@@ -26,7 +27,7 @@ from otagate.store.interface import Transition
 from otagate.upgrade import events, states, waiting
 from otagate.upgrade.counts import Counts
 from otagate.upgrade.effects import Ack, Cancel, StopTransfer
-from otagate.upgrade.model import State
+from otagate.upgrade.model import Outcome, State
 from otagate.wire import messages
 
 Patches = list[tuple[Any, str, Any]]
@@ -130,6 +131,31 @@ def count_twice() -> Patches:
 
 
 # -- states ------------------------------------------------------------------------------------------
+
+
+@fault("success")
+def take_its_word() -> Patches:
+    """success judged by the device's word."""
+
+    def result(row: Any, event: Any, now_ms: int, rules: Any) -> Any:
+        if event.outcome == Outcome.SUCCEEDED and event.attempt == row.attempt:
+            event = replace(event, version=rules.target_version)
+        return states._result(row, event, now_ms, rules)
+
+    return handling(events.Result, State.UPGRADING, result)
+
+
+@fault("success")
+def compare_loosely() -> Patches:
+    """another version taken for the target."""
+
+    def version(row: Any, event: Any, now_ms: int, rules: Any) -> Any:
+        newer = event.version > "1.0"
+        return states._version(
+            row, replace(event, version=rules.target_version) if newer else event, now_ms, rules
+        )
+
+    return handling(events.VersionReported, State.TO_BE_PUSHED, version)
 
 
 @fault("ended stays")
@@ -242,6 +268,54 @@ def await_the_absent() -> Patches:
     return [(Upgrades, "session_ended", clock_runs_on)]
 
 
+@fault("acknowledgement clock")
+def count_from_the_decision() -> Patches:
+    """acknowledgement clock runs before the message is written."""
+    note = Upgrades._note
+    send_upgrade = Upgrades.send_upgrade
+
+    def note_and_start(self: Any, batch: Any, device: int, row: Any) -> None:
+        note(self, batch, device, row)
+        if row.state == State.PUSHED:
+            batch.roster.set_clock(device, self.clock.now_ms() + self.acknowledge_timeout_ms)
+
+    def send_without_clock(self: Any, device: int, *arguments: Any, **more: Any) -> bool:
+        upgrade = self.rows.get(device)
+        batch = self.batches.get(upgrade.batch) if upgrade is not None else None
+        clock_ms = batch.roster.get_clock(device) if batch is not None else 0
+        sent = send_upgrade(self, device, *arguments, **more)
+        if clock_ms and batch is not None and upgrade.row.state == State.PUSHED:
+            batch.roster.set_clock(device, clock_ms)
+        return sent
+
+    return [(Upgrades, "_note", note_and_start), (Upgrades, "send_upgrade", send_without_clock)]
+
+
+@fault("time-out clock")
+def stop_the_clock() -> Patches:
+    """time-out stops with the session."""
+    session_ended = Upgrades.session_ended
+
+    def stop(self: Any, device: int) -> None:
+        upgrade = self.rows.get(device)
+        batch = self.batches.get(upgrade.batch) if upgrade is not None else None
+        session_ended(self, device)
+        if batch is not None:
+            batch.roster.set_clock(device, 0)
+
+    return [(Upgrades, "session_ended", stop)]
+
+
+@fault("deliveries")
+def forget_who_returns() -> Patches:
+    """upgrade message not sent again on return."""
+
+    def returned(row: Any, event: Any, now_ms: int, rules: Any) -> Any:
+        return states.Step(row)
+
+    return handling(events.Returned, State.TO_BE_UPGRADED, returned)
+
+
 @fault("deliveries")
 def forget_deliveries() -> Patches:
     """delivery count lost."""
@@ -349,6 +423,44 @@ def drop_answers() -> Patches:
     return [(Upgrades, "after_pending", only_now)]
 
 
+@fault("answers")
+def forget_what_follows() -> Patches:
+    """answer behind a decision that was made again lost."""
+    decide_again = Upgrades._decide_again
+
+    def without_followers(self: Any, device: int, again: Any) -> None:
+        for entry, _ in again.entries:
+            entry.followers.clear()
+        decide_again(self, device, again)
+
+    return [(Upgrades, "_decide_again", without_followers)]
+
+
+@fault("answers", "progress", "waiting_for", "deliveries")
+def end_the_new_session() -> Patches:
+    """end of the old connection ends the new session."""
+    closed = Sessions._closed
+
+    def end(self: Any, conn: int, device: int) -> None:
+        closed(self, self._presence.get(device) or conn, device)
+
+    return [(Sessions, "_closed", end)]
+
+
+@fault("durability")
+def welcome_early() -> Patches:
+    """welcome before the version is durable."""
+    after_pending = Upgrades.after_pending
+
+    def at_once(self: Any, device: int, call: Any) -> None:
+        if getattr(getattr(call, "func", None), "__name__", "") == "_welcome":
+            call()
+        else:
+            after_pending(self, device, call)
+
+    return [(Upgrades, "after_pending", at_once)]
+
+
 @fault("login")
 def refuse_known() -> Patches:
     """right secret refused."""
@@ -364,6 +476,16 @@ def hide_absence() -> Patches:
         return truth(row, True, *arguments, **more)
 
     return [(waiting, "waiting_for", online)]
+
+
+@fault("leaks")
+def leave_half_done() -> Patches:
+    """what a kill cut in two not taken up."""
+
+    async def undo(self: Any, batch: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    return [(Batches, "_undo", undo), (Batches, "_rewrite", undo)]
 
 
 @fault("leaks")

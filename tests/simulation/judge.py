@@ -40,6 +40,7 @@ class Judge:
         self._ledger = world.ledger
         self.online: dict[int, Link] = {}
         self.links: dict[int, Link] = {}
+        self.told: defaultdict[tuple[str, str], set[str | None]] = defaultdict(set)  # versions of a device
         self._deliveries: defaultdict[tuple[int, int, int], int] = defaultdict(int)
         self._cancel_due: dict[tuple[int, int, int], int] = {}  # conn, batch, attempt → since when
         self._cancel_now: set[tuple[int, int, int]] = set()
@@ -52,6 +53,7 @@ class Judge:
     def heard(self, link: "Link", message: Any) -> None:
         """A message was handed to the gateway."""
         self.links[link.conn] = link
+        self.told[link.device.product, link.device.identifier].add(getattr(message, "version", None))
         if message.id is None or link.superseded:
             return
         over = False

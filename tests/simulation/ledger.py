@@ -175,6 +175,8 @@ class Ledger:
                 world.violate("time-out clock", f"{key} is due at {row.due_ms}, not {due_ms}")
         elif row.state in (TO_BE_RETRIED, FAILED):
             self._judge_failure(key, batch, before, row, cause, now_ms)
+        elif row.state == SUCCEEDED:
+            self._judge_success(key, batch, row)
         world.trace("decided", *key, row.state.label, row.attempt, cause.label)
 
     def _judge_push(self, key: Key, batch: Batch, before: Row, now_ms: int) -> None:
@@ -214,6 +216,16 @@ class Ledger:
         if margin_ms > world.wall_slack_ms and (row.state == TO_BE_RETRIED) != (left and within):
             text = f"{key} is {row.state.label} with a retry {'left' if left else 'spent'}"
             world.violate("retries", f"{text}, its time {'within' if within else 'beyond'} the validity")
+
+    def _judge_success(self, key: Key, batch: Batch, row: Row) -> None:
+        """By the version that the device has told, never by its word."""
+        target = batch.firmware_version
+        with self._world.store.view() as view:
+            device = Snapshot(view).device(key[0])
+        told = self._world.judge.told[device.product, device.identifier] if device is not None else set()
+        if row.version != target or target not in told:
+            text = f"{key} has succeeded with {row.version!r}, the target is {target}, told were {told}"
+            self._world.violate("success", text)
 
     def _ending(self, change: EndBatch) -> None:
         world = self._world

@@ -36,9 +36,10 @@ def wait_for_tracer() -> None:
     """Until a tracer is attached."""
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)
     print(WAITING, file=sys.stderr, flush=True)
-    status = os.open("/proc/self/status", os.O_RDONLY)  # once: the tracer counts what is opened
-    while b"TracerPid:\t0\n" in os.pread(status, 4096, 0):
+    status = os.open("/proc/self/status", os.O_RDONLY)  # once: the tracer counts what is opened, and pread
+    while b"TracerPid:\t0\n" in os.read(status, 4096):
         time.sleep(0.01)
+        os.lseek(status, 0, os.SEEK_SET)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ STOP_S_MAX = 1.0
 TRAFFIC_S_MAX = 5.0  # of waiting for a position to be reached
 AFTERWARDS_S = 0.7  # a gateway that has met a fault and is still there then serves on
 UPLOAD_BYTES = 1_300_000  # two pieces
-READS = ("openat",)
+READS = ("openat", "pread64", "sendfile")  # of files; of LMDB's meta page, of digests; of downloads
 WRITES = ("write", "pwrite64", "pwritev", "writev")
 FORCES = ("fsync", "fdatasync")
 NAMES = ("rename", "mkdir", "unlink", "ftruncate", "fallocate")
@@ -49,6 +49,8 @@ NOTHING_TAKEN = "retval=0"
 FAULTS = {
     **dict.fromkeys(CALLS, ("error=EIO", "error=ENOSPC")),
     **dict.fromkeys(WRITES, ("error=EIO", "error=ENOSPC", NOTHING_TAKEN)),
+    "sendfile": ("error=EIO", NOTHING_TAKEN),  # a bad sector, and a file that got shorter
+    "pread64": ("error=EIO",),
 }
 MOMENTS = ("first", "start", "work")
 

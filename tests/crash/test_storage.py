@@ -20,16 +20,20 @@ COSTS_AN_UPLOAD = [
     Position("work", "write", 1, "error=ENOSPC"),
     Position("work", "rename", 1, "error=EIO"),
 ]
+# first of all, and at a start: then there are downloads, of a batch that has just begun
+COSTS_A_DOWNLOAD = [Position("start", "sendfile", 1, "error=EIO")]
 
 
 def test_a_disk_that_fails(tmp_path: Path) -> None:
     faults = StorageFaults(tmp_path, devices=6, seed=1)
     faults.must_hit = True
     faults.stop_s_max = float("inf")  # how soon, the tool judges
-    faults.run_all([*STOPS, *COSTS_AN_UPLOAD])
-    assert all(faults.outcomes[position].hit for position in [*STOPS, *COSTS_AN_UPLOAD])
+    positions = [*COSTS_A_DOWNLOAD, *STOPS, *COSTS_AN_UPLOAD]
+    faults.run_all(positions)
+    assert all(faults.outcomes[position].hit for position in positions)
     assert all(faults.outcomes[position].stopped for position in STOPS)
     assert all(faults.outcomes[position].refused for position in COSTS_AN_UPLOAD)
+    assert not any(faults.outcomes[position].stopped for position in COSTS_A_DOWNLOAD)
     assert faults.totals["promises"]
 
 

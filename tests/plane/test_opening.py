@@ -202,3 +202,10 @@ def test_a_hello_of_exactly_the_bound_is_read(rig: Rig, link: str) -> None:
     peer = rig.open(link)
     peer.send(TEXT, b"h" * limits.hello_bytes_max)
     assert rig.wait_event(plane.HELLO)[2] == b"h" * limits.hello_bytes_max
+
+
+def test_a_head_of_exactly_the_bound_without_an_end_is_refused(rig: Rig) -> None:
+    peer = rig.connect("websocket")
+    peer.send_raw(b"GET /device HTTP/1.1\r\nX: ".ljust(limits.http_head_bytes_max, b"x"))
+    peer.wait_bytes()
+    assert peer.unread.startswith(b"HTTP/1.1 431 ")

@@ -238,6 +238,7 @@ cdef void say_farewell(Core* core, Connection* connection) noexcept nogil:
     core.tls.current = connection
     ERR_clear_error()
     SSL_shutdown(below.ssl)
+    ERR_clear_error()
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -320,6 +321,7 @@ cdef int seal(Core* core, Connection* connection, const uint8_t* data, size_t si
     """One record. 0, or -1: OpenSSL cannot."""
     if SSL_write(connection.below.ssl, data, <int>size) == <int>size:
         return 0
+    ERR_clear_error()
     connection.below.failed = 1
     return -1
 
@@ -401,6 +403,7 @@ cdef ssize_t send_file_sealed(
 cdef ssize_t outcome_of(Core* core, Below* below, int returned) noexcept nogil:
     """Why OpenSSL gave no bytes."""
     cdef int error = SSL_get_error(below.ssl, returned)
+    ERR_clear_error()  # the thread's queue is Python's ssl's, too: it would take what lies there for its own
     if error == SSL_ERROR_WANT_READ:
         return TRANSPORT_AGAIN
     if error == SSL_ERROR_ZERO_RETURN or core.tls.ended:

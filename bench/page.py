@@ -48,7 +48,7 @@ def write(path: Path, measured: Sequence[Part], report: Report) -> None:
     pictures.mkdir(exist_ok=True)
     filled = {"table": [*report.machine_markdown(), "", *table_markdown(rows)]}
     if beside := plots.draw_peers(rows, report, pictures / "bench-peers.png"):
-        filled["peers"] = [picture(beside, "the gateway beside its peers")]
+        filled["peers"] = [picture(beside, "the gateway beside its peers"), "", *peers_markdown(rows)]
     for name, section in SECTIONS.items():
         if name in apart:
             drawn = section.draw(apart[name], report, pictures / f"bench-{name}.png")
@@ -107,11 +107,13 @@ def shown_rows(measured: Sequence[Part]) -> list[Row]:
 def told(row: Row, subject: str = "gateway") -> str:
     """The figure with its spread, or why there is none."""
     figure = row.of(subject)
-    if figure is None:
-        return row.failures.get(subject, "not measured")
-    per_cpu = row.of(subject, f"{row.figure}_per_cpu_s")
-    beside = f"; {number(per_cpu.value)} {per_cpu.unit}" if per_cpu is not None else ""
-    return with_spread(figure) + beside
+    return row.failures.get(subject, "not measured") if figure is None else with_spread(figure)
+
+
+def told_per_cpu(row: Row, subject: str = "gateway") -> str:
+    """The same per CPU-second, where that was measured beside it: others on the machine disturb it least."""
+    figure = row.of(subject, f"{row.figure}_per_cpu_s")
+    return "" if figure is None else f"{number(figure.value)} {figure.unit}"
 
 
 def verdict(row: Row) -> str:
@@ -124,31 +126,40 @@ def verdict(row: Row) -> str:
 
 
 def table_markdown(rows: Sequence[Row]) -> list[str]:
-    """The table, and what could not be measured."""
+    """The gateway and its targets, and what could not be measured."""
     cells = []
     for row in rows:
-        beside = [f"{name} {told_short(row, name)}" for name in row.peers if name in row.results]
         limit = row.results["gateway"].limit if "gateway" in row.results else ""
-        whose = f"; limit: {limit}" if limit and limit != "neither" else ""
-        cells.append((row.name, row.target, told(row) + whose, verdict(row), " · ".join(beside)))
-    lines = markdown_table(("what", "target", "gateway", "", "peers, and gateway : peer"), cells)
+        cells.append(
+            (
+                row.name,
+                row.target,
+                told(row),
+                verdict(row),
+                told_per_cpu(row),
+                limit if limit != "neither" else "",
+            )
+        )
+    lines = markdown_table(("what", "target", "measured", "", "per CPU-second", "limit"), cells)
     failed = [f"- {row.name}: {name}: {why}" for row in rows for name, why in row.failures.items()]
     if failed:
         lines += ["", "Not measured:", "", *failed]
     return lines
 
 
-def told_short(row: Row, name: str) -> str:
-    """A peer's figure with the spread of its repeats, and the ratio, above 1 where the gateway is better;
-    also that of processor times, which others on the machine disturb least."""
-    figure = row.of(name)
-    if figure is None:
-        return "-"
-    low, high = figure.spread
-    spread = f", {number(low)} to {number(high)}" if low != high else ""
-    per_cpu = row.ratio(name, f"{row.figure}_per_cpu_s")
-    beside = "" if math.isnan(per_cpu) else f", per CPU-second {times(per_cpu)}"
-    return f"{number(figure.value)}{spread} ({times(row.ratio(name))}{beside})"
+def peers_markdown(rows: Sequence[Row]) -> list[str]:
+    """Each peer beside the gateway, a line a peer; nothing if there is none."""
+    cells = []
+    for row in rows:
+        what = row.name
+        for name in row.peers:
+            if row.of(name) is not None:
+                per_cpu = row.ratio(name, f"{row.figure}_per_cpu_s")
+                beside = "" if math.isnan(per_cpu) else times(per_cpu)
+                cells.append((what, name, told(row, name), times(row.ratio(name)), beside))
+                what = ""
+    headings = ("what", "peer", "measured", "gateway : peer", "per CPU-second")
+    return markdown_table(headings, cells) if cells else []
 
 
 def rows_as_dicts(rows: Sequence[Row]) -> list[dict[str, Any]]:

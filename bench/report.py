@@ -25,10 +25,10 @@ def times(ratio: float) -> str:
 
 
 def with_spread(figure: Figure) -> str:
-    """`value`, and `(from to)` if it was repeated."""
+    """`value unit`, and `(from to)` if it was repeated with another outcome."""
     low, high = figure.spread
     text = f"{number(figure.value)} {figure.unit}"
-    return f"{text} ({number(low)} to {number(high)})" if len(figure.samples) > 1 else text
+    return f"{text} ({number(low)} to {number(high)})" if low != high else text
 
 
 class Report:

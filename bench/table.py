@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import machine, options, page, parts
-from .page import rows_as_dicts, shown_rows, table_markdown, told, verdict
+from .page import peers_markdown, rows_as_dicts, shown_rows, table_markdown, told, verdict
 from .parts import Part
 from .peers import PEERS
 from .processes import BenchError
@@ -89,17 +89,18 @@ def say_part(part: Part) -> None:
 def publish(measured: Sequence[Part], arguments: argparse.Namespace) -> None:
     """To the terminal, and to the files that were asked for."""
     report = Report(parts.facts_of(measured), [result for part in measured for result in part.results])
-    text = "\n".join(table_markdown(shown_rows(measured))) + "\n"
+    rows = shown_rows(measured)
+    text = "\n".join([*table_markdown(rows), "", *peers_markdown(rows)]).strip() + "\n"
     print(text, end="")
     if arguments.table:
         arguments.table.write_text(text)
     if arguments.into:
         page.write(arguments.into, measured, report)
     if arguments.json:
-        parts.write(arguments.json, measured, arguments.small, rows_as_dicts(shown_rows(measured)))
+        parts.write(arguments.json, measured, arguments.small, rows_as_dicts(rows))
     if arguments.report:
         arguments.report.write_text(text + "\n" + report.markdown())
     if arguments.plots:
         from . import plots
 
-        plots.draw_table(shown_rows(measured), report, arguments.plots)
+        plots.draw_table(rows, report, arguments.plots)

@@ -10,6 +10,7 @@ from bench.page import (
     breakdown_table,
     curve_table,
     fill,
+    peers_markdown,
     place,
     replaced,
     rows_as_dicts,
@@ -84,7 +85,8 @@ def test_measuring_alternates_and_tells_what_failed(tmp_path: Path) -> None:
     assert made.results["gateway"].figures["reports"].samples == [1, 3]
     assert "mosquitto" not in made.results
     text = "\n".join(table_markdown([made]))
-    assert "plane alone 1 (2 ×)" in text
+    assert "| r | - | 2 /s (1 to 3) | - |" in text
+    assert "| r | plane alone | 1 /s | 2 × |  |" in peers_markdown([made])
     assert rows_as_dicts([made])[0]["verdict"] == "-"
 
 
@@ -206,7 +208,7 @@ def test_the_table_is_written_from_a_file(tmp_path: Path, capsys: pytest.Capture
     write(file, [measured_part({"processor": "P"})], True, [])
     options = ["--small", "--only", "none", "--resume", str(file), "--data", str(tmp_path)]
     assert cli.main(["table", *options, "--table", str(out)]) == 1  # a target was missed
-    assert "nginx 100,000 (2 ×)" in out.read_text()
+    assert "| nginx | 100,000 /s | 2 × |  |" in out.read_text()
     assert out.read_text() == capsys.readouterr().out
     assert cli.main(["table", "--small", "--only", "none", "--data", str(tmp_path)]) == 1
     assert "nothing was measured" in capsys.readouterr().err
@@ -215,6 +217,23 @@ def test_the_table_is_written_from_a_file(tmp_path: Path, capsys: pytest.Capture
 def test_a_target_beside_peers_is_open_without_them() -> None:
     made = row(judged_by=("nginx",), results={"gateway": result("gateway", 30)})
     assert verdict(made) == "not measured"
+
+
+def test_peers_have_a_line_each() -> None:
+    results = {
+        name: result(name, value) for name, value in {"gateway": 30, "nginx": 10, "mosquitto": 60}.items()
+    }
+    for name, cost in {"gateway": 40, "nginx": 20}.items():
+        results[name].figures["reports_per_cpu_s"] = Figure(cost, "/CPU-s")
+    results["gateway"].figures["reports"].samples = [30, 29, 31]
+    results["gateway"].limit = "server"
+    made = row(peers=("nginx", "absent", "mosquitto"), results=results)
+    assert table_markdown([made])[2:] == ["| reports | ≥ 10 | 30 /s (29 to 31) | met | 40 /CPU-s | server |"]
+    assert peers_markdown([row(), made])[2:] == [
+        "| reports | nginx | 10 /s | 3 × | 2 × |",
+        "|  | mosquitto | 60 /s | 0.5 × |  |",
+    ]
+    assert peers_markdown([row()]) == []
 
 
 def test_the_readme_has_what_has_a_headline() -> None:

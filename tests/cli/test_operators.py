@@ -195,7 +195,7 @@ def test_a_limit_ends_a_list(gateway: Gateway, otagate: Run) -> None:
 
 
 def test_a_table(gateway: Gateway, otagate: Run) -> None:
-    row = UPGRADE | {"name": "evil [bold]\x1b[31m\n", "completed_at": "2026-01-31T12:00:01.234Z"}
+    row = UPGRADE | {"name": "evil [bold]\x1b[31m\x07", "completed_at": "2026-01-31T12:00:01.234Z"}
     gateway.answers["GET /api/v1/batches/b1/devices"] = pages([row])
     outcome = otagate("batch", "devices", "b1")
     heading, line = outcome.out.splitlines()

@@ -86,7 +86,9 @@ def test_a_list_that_is_no_text(gateway: Gateway, otagate: Run, tmp_path: Path) 
         ("灯𠀀\U000323af", "灯𠀀\U000323af"),  # the last is newer than this Python
         ("a\x1b[31mb", "a�[31mb"),
         ("a\u202eb\u200bc", "a�b�c"),
-        ("a\nb", "a�b"),
+        ("a\nb", "a b"),
+        ("a\tb\r\n", "a b  "),
+        ("", "–"),
     ],
 )
 def test_text(value: str, shown: str) -> None:

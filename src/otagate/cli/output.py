@@ -65,13 +65,15 @@ def write_record(item: Json, *, as_json: bool, title: str | None = None) -> None
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _flat(item):
-        table.add_row(name, "\n".join(text(line) for line in _lines(value)))
+        table.add_row(name, _lines(value))
     _print(table)
 
 
-def _lines(value: Any) -> Sequence[Any]:
-    """Those of a description or a key; here there is room for more than one."""
-    return value.rstrip("\n").split("\n") if isinstance(value, str) else [value]
+def _lines(value: Any) -> str:
+    """All those of a description or a key: here there is room for more than one."""
+    if isinstance(value, str) and "\n" in value:
+        return "\n".join(_shown(line.rstrip("\r")) for line in value.rstrip("\n").split("\n"))
+    return text(value)
 
 
 def cell(item: Json, column: str | Callable[[Json], Any]) -> str:
@@ -85,14 +87,19 @@ def cell(item: Json, column: str | Callable[[Json], Any]) -> str:
 
 
 def text(value: Any) -> str:
-    """A value for people: times (UTC) to the second; no control character gets through."""
-    if value is None:
+    """A value for people, in one line: times (UTC) to the second; nothing and "" alike."""
+    if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str) and (time := RFC3339.fullmatch(value)):
         return f"{time[1]} {time[2]}"
-    return "".join(char if _is_shown(char) else "�" for char in str(value))
+    return _shown(str(value))
+
+
+def _shown(line: str) -> str:
+    """No control character gets through; tabs and line breaks, which descriptions may have, become spaces."""
+    return "".join(char if _is_shown(char) else " " if char in "\t\n\r" else "�" for char in line)
 
 
 def _is_shown(char: str) -> bool:
@@ -126,7 +133,7 @@ def _table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
     """A terminal is narrow: there, columns in which nothing stands are left out."""
     shown = list(range(len(columns)))
     if sys.stdout.isatty() and rows:
-        shown = [index for index in shown if any(row[index] not in ("", NOTHING) for row in rows)]
+        shown = [index for index in shown if any(row[index] != NOTHING for row in rows)]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index in shown:
         table.add_column(columns[index][0], overflow="fold")

@@ -78,7 +78,9 @@ class SignedService(FleetService):
         if not metadata.signature:
             if product.require_signature:
                 words = f"product {product.key!r} requires signed firmware (require_signature)"
-                raise BadSignature(f"{words}: send the signature file as `signature`")
+                raise BadSignature(
+                    f"{words}: send the signature file, as `signature` or with --signature FILE"
+                )
             return None
         signed = parse_signed(metadata.signature.encode())
         keys = [PublicKey(key.raw) for key in good_keys(product)]

@@ -30,7 +30,6 @@ class Row:
     pick: Callable[[Result], bool] = lambda result: True
     peers: tuple[str, ...] = ()
     peer: Callable[[Bench, Peer], Result] | None = None
-    peer_figure: str = ""
     higher_is_better: bool = True
     work: float = 1.0
     headline: str = ""  # in the README's summary
@@ -48,7 +47,7 @@ class Row:
         result = self.results.get(subject)
         if result is None:
             return None
-        name = figure or (self.figure if subject == "gateway" or not self.peer_figure else self.peer_figure)
+        name = figure or self.figure
         if "/" in name:
             latency, point = name.split("/")
             points = result.latencies_ms.get(latency, {})

@@ -42,7 +42,6 @@ class Peer:
     version: Callable[[], str]
     does: frozenset[str] = EVERYTHING
     request: bytes = TEXT
-    depth_max: int = 16
 
     def stream_request(self, chunk: int) -> bytes:
         """What asks for the image."""

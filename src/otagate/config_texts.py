@@ -8,6 +8,8 @@ import re
 
 from otagate import limits
 
+PRODUCT_KEY = rf"[0-9A-Za-z_-]{{1,{limits.product_key_chars_max}}}"
+
 
 class Address(str):
     """Where to listen: `HOST:PORT`, `[IPv6]:PORT`; port 0 lets the system choose. Stays the text as typed."""
@@ -90,7 +92,7 @@ class ProductFiles(str):
     def __new__(cls, text: str = "") -> "ProductFiles":
         """Check the text; ValueError if a part is no product with a file."""
         made = super().__new__(cls, text)
-        if not all(re.fullmatch(r"[0-9A-Za-z_-]{1,64}", key) and path for key, path in made.files.items()):
+        if not all(re.fullmatch(PRODUCT_KEY, key) and path for key, path in made.files.items()):
             raise ValueError(text)
         return made
 

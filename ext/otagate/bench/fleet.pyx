@@ -49,7 +49,6 @@ cdef enum:
 LINKS = {"websocket": LINK_WEBSOCKET, "tcp": LINK_TCP, "http": LINK_HTTP, "mqtt": LINK_MQTT}
 WORKS = ["idle", "report", "transitions", "versions", "stream", "campaign", "requests"]
 FAULT_NAMES = ["none", "drop", "corrupt", "fail", "silent", "slow", "storm"]
-TALLIES = ["opened", "logged_in", "upgrades", "answers", "downloads", "upgraded", "pushes"]
 
 
 # -- turns -------------------------------------------------------------------------------------------------

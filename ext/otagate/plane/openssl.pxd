@@ -223,7 +223,6 @@ cdef extern from "openssl/x509v3.h" nogil:
     void* GENERAL_NAME_get0_value(const GENERAL_NAME* name, int* kind)
     const uint8_t* ASN1_STRING_get0_data(const ASN1_STRING* string)
     int ASN1_STRING_length(const ASN1_STRING* string)
-    int ASN1_STRING_type(const ASN1_STRING* string)
 
 cdef extern from "openssl/evp.h" nogil:
     enum:

@@ -87,7 +87,7 @@ class Reports:
             return False
         if message.batch != f"b{upgrade.batch}":
             return False
-        self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+        self._upgrades.decide(upgrade, event, conn=conn, answer=message.id)
         return True
 
     def _end_greedy(self, device: int) -> None:
@@ -163,7 +163,7 @@ class Reports:
         if newest is not None and upgrade.batch != newest.batch:
             self._upgrades.answer_over(upgrade, event, conn=conn, answer=message.id)
         else:
-            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id)
             self._upgrades.release(device)
 
     @staticmethod
@@ -180,7 +180,7 @@ class Reports:
             is_its_report = newest is not None and about_newest and self._was_given(newest)
             if newest is not None and not is_its_report and self._upgrades.known(newest):
                 # the version counts for the newest upgrade, whatever the result is about
-                self._upgrades.decide(newest, VersionReported(message.version, known), conn=conn, epoch=conn)
+                self._upgrades.decide(newest, VersionReported(message.version, known), conn=conn)
         event = Result(
             attempt=message.attempt,
             outcome=_OUTCOMES[message.outcome],
@@ -223,7 +223,7 @@ class Reports:
         self._record_version(device, version, known, conn)
         upgrade = (await self._upgrades.newest([device]))[0]
         if upgrade is not None and self._upgrades.known(upgrade):
-            self._upgrades.decide(upgrade, VersionReported(version, known), conn=conn, epoch=conn)
+            self._upgrades.decide(upgrade, VersionReported(version, known), conn=conn)
             self._upgrades.release(device)
         self._acknowledge(device, conn, answer)
 
@@ -267,7 +267,7 @@ class Reports:
         if upgrade.row.state == State.PUSHED:
             # who fetches has read the upgrade message
             event = Acknowledged(attempt)
-            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id, epoch=conn)
+            self._upgrades.decide(upgrade, event, conn=conn, answer=message.id)
         else:
             self._acknowledge(device, conn, message.id)
         download = Download(device, conn, message.transfer, upgrade.batch, attempt)

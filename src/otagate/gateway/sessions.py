@@ -126,7 +126,7 @@ class Sessions:
         download = self._transfers.started(device, conn, transfer)
         upgrade = self._upgrades.rows.get(device)
         if download is not None and upgrade is not None and upgrade.batch == download.batch:
-            self._upgrades.decide(upgrade, ChunkWritten(download.attempt), conn=conn, epoch=conn)
+            self._upgrades.decide(upgrade, ChunkWritten(download.attempt), conn=conn)
 
     # -- login -----------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class Sessions:
         if running is not None and running.row.state in RUNNING_STATES:
             if not self._upgrades.is_being_pushed(device):
                 deliveries = self._upgrades.deliveries(running)
-                self._upgrades.decide(running, Returned(deliveries), conn=conn, epoch=conn)
+                self._upgrades.decide(running, Returned(deliveries), conn=conn)
         elif upgrade is not None and not upgrade.row.ended:
             self._dispatch.consider(device, upgrade.batch)
 

@@ -147,12 +147,10 @@ class Upgrades:
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def decide(
-        self, upgrade: Upgrade, event: Event, *, conn: int = 0, answer: str | None = None, epoch: int = 0
-    ) -> Row:
+    def decide(self, upgrade: Upgrade, event: Event, *, conn: int = 0, answer: str | None = None) -> Row:
         """Make a step on the device's newest row and see to its effects; returns the row after it.
 
-        `conn`, `answer`: whom an acknowledgement is for. `epoch`: of the session that caused it.
+        `conn`: the session that caused it, 0 for clocks; `answer`: what an acknowledgement to it answers.
         """
         device, number = upgrade.device, upgrade.batch
         batch = self.batches.get(number)
@@ -171,7 +169,7 @@ class Upgrades:
             if step.effects:
                 self._in_order(device, number, step.effects, event, conn, answer)
             return step.row
-        change = Transition(device, number, row.state, row.attempt, step.row, epoch)
+        change = Transition(device, number, row.state, row.attempt, step.row, conn)
         self.rows[device] = Upgrade(device, number, step.row)
         self._dirty.pop(device, None)
         if batch is not None:
@@ -356,18 +354,18 @@ class Upgrades:
                 if is_durable:
                     self._in_order(device, entry.batch, entry.effects, entry.event, entry.conn, entry.answer)
                 else:
-                    self._decide_anew(device, entry, entry.transition.epoch)
+                    self._decide_anew(device, entry)
             for follow in entry.followers:
                 if isinstance(follow, Answer):
-                    self._decide_anew(device, follow, follow.conn)
+                    self._decide_anew(device, follow)
                 else:
                     self.after_pending(device, follow)
         self.release(device)
 
-    def _decide_anew(self, device: int, what: Decision | Answer, epoch: int) -> None:
+    def _decide_anew(self, device: int, what: Decision | Answer) -> None:
         newest = self.rows.get(device)
         if newest is not None and newest.batch == what.batch:
-            self.decide(newest, what.event, conn=what.conn, answer=what.answer, epoch=epoch)
+            self.decide(newest, what.event, conn=what.conn, answer=what.answer)
         elif isinstance(what, Answer):
             self.after_pending(device, what)
 

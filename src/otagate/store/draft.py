@@ -7,7 +7,7 @@ every change of a group; they are kept here and put by `flush`, once for the gro
 from functools import cached_property
 
 from otagate.store import records, tables
-from otagate.store.interface import Batch, Firmware
+from otagate.store.interface import Batch
 from otagate.store.operators import Webhook
 from otagate.store.records import ProductRecord
 from otagate.store.snapshot import Snapshot
@@ -71,10 +71,6 @@ class Draft(Snapshot):
         """Delete a product."""
         self._products[record.key] = None
         self.transaction.delete(tables.PRODUCTS, record.key.encode())
-
-    def put_firmware(self, number: int, firmware: Firmware) -> None:
-        """Write a firmware record."""
-        self.transaction.put(tables.FIRMWARE, u64_key.pack(number), records.pack_firmware(firmware))
 
     def put_batch(self, batch: Batch) -> None:
         """Write a batch."""

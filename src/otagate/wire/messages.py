@@ -43,17 +43,31 @@ def _hexadecimal(chars: int) -> Meta:
 
 
 # The alphabet of an id is checked by `_check_id`: a pattern would cost a message half of its time.
-Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX, description="1-64 of `0-9 A-Z a-z _ -`")]
-Product = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z", description="1-64 of `0-9 A-Z a-z _ -`")]
+Id = Annotated[
+    str,
+    Meta(min_length=1, max_length=ID_CHARS_MAX, description=f"1-{ID_CHARS_MAX} of `0-9 A-Z a-z _ -`"),
+]
+Product = Annotated[
+    str,
+    Meta(
+        pattern=rf"^[0-9A-Za-z_-]{{1,{limits.product_key_chars_max}}}\Z",
+        description=f"1-{limits.product_key_chars_max} of `0-9 A-Z a-z _ -`",
+    ),
+]
 Identifier = Annotated[
     str,
     Meta(
-        pattern=r"^[0-9A-Za-z][0-9A-Za-z_.:@-]{0,127}\Z",
-        description="1-128 of `0-9 A-Z a-z _ . : @ -`, the first a letter or digit",
+        pattern=rf"^[0-9A-Za-z][0-9A-Za-z_.:@-]{{0,{limits.identifier_chars_max - 1}}}\Z",
+        description=f"1-{limits.identifier_chars_max} of `0-9 A-Z a-z _ . : @ -`, "
+        "the first a letter or digit",
     ),
 ]
 VersionString = Annotated[
-    str, Meta(pattern=r"^[ -~]{1,100}\Z", description="1-100 printable ASCII characters")
+    str,
+    Meta(
+        pattern=rf"^[ -~]{{1,{limits.reported_version_chars_max}}}\Z",
+        description=f"1-{limits.reported_version_chars_max} printable ASCII characters",
+    ),
 ]
 Nonce = Annotated[str, _hexadecimal(NONCE_CHARS)]
 Mac = Annotated[str, _hexadecimal(MAC_CHARS)]

@@ -1,5 +1,6 @@
 """TLS under the links: handshakes whole and in parts, resumption, refusals, ends; OpenSSL's own client."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from .rig import CLOSE, OPENINGS, PREFACE, REQUEST, TEXT, Peer, Rig, both_links,
 from .tls import Make, Secured, TlsRig, certificates, client_context, count
 
 OPENSSL = shutil.which("openssl") or ""
+HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()  # RFC 8446 section 4.1.3
+# A client's key_share extension: X25519; and a group that it knows and the plane does not, secp521r1.
+KNOWN_SHARE, UNKNOWN_SHARE = b"\0\x33\0\x26\0\x24\0\x1d\0\x20", b"\0\x33\0\x26\0\x24\0\x19\0\x20"
 
 
 @pytest.fixture
@@ -146,7 +150,7 @@ def longer(hello: bytes, extensions: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("record", [1, 3, 100, 16_384])
-@pytest.mark.parametrize("padding", [0, 5_000, 16_000, 60_000])
+@pytest.mark.parametrize("padding", [0, 5_000, 15_500])
 def test_a_client_hello_of_any_size_in_records_of_any_size(
     rig: TlsRig, certs: Path, record: int, padding: int
 ) -> None:
@@ -161,12 +165,26 @@ def test_a_client_hello_of_any_size_in_records_of_any_size(
     assert peer.unread.startswith(b"\x16\x03\x03")  # ServerHello
 
 
-def test_a_client_hello_that_would_be_too_long(rig: TlsRig) -> None:
+@pytest.mark.parametrize("record", [1, 3, 100])
+@pytest.mark.parametrize("size", [16_385, 131_000, 0xFFFFFF])
+def test_a_client_hello_that_would_be_too_long(rig: TlsRig, size: int, record: int) -> None:
     peer = Rig.connect(rig)
-    peer.send_raw(b"\x16\x03\x01\x00\x64\x01\xff\xff\xff" + bytes(96))
+    peer.send_raw(in_records(b"\x01" + size.to_bytes(3, "big") + bytes(96), record))
+    assert peer.wait_end() == []
+    rig.wait_count("ended_tls", 1)
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(5_000)], ids=["its head", "a part of it"])
+def test_a_second_client_hello_that_would_be_too_long(rig: TlsRig, certs: Path, rest: bytes) -> None:
+    """Asked for another key share, the client says hello once more (RFC 8446 section 4.1.4)."""
+    peer = Rig.connect(rig)
+    hello = client_hello(certs)
+    assert hello.count(KNOWN_SHARE) == 1
+    peer.send_raw(hello.replace(KNOWN_SHARE, UNKNOWN_SHARE))
     peer.wait_bytes()
-    assert peer.unread[:1] == b"\x15"  # an alert
-    peer.close()
+    assert peer.unread[11:43] == HELLO_RETRY_REQUEST
+    peer.send_raw(b"\x14\x03\x03\x00\x01\x01")  # as clients do for middleboxes (appendix D.4)
+    peer.send_raw(in_records(b"\x01\x01\xff\xb8" + rest, 100))
     rig.wait_count("ended_tls", 1)
 
 

@@ -15,6 +15,7 @@ from .tls import Make, TlsRig, count
 
 FEW, MANY = 20, 120
 BYTES_MAX = 16_384  # OpenSSL 3.0: 14,200; with what it keeps of a client's certificate it would be 24,500
+HALF_BYTES_MAX = 65_536  # 56,000; with room for 128 KiB it would be 209,000
 
 # In a process of its own: its half of the connections is not to be counted.
 CLIENT = """
@@ -62,9 +63,9 @@ def test_bytes(certs: Path, tmp_path: Path, device: str, name: str) -> None:
         rig.close()
 
 
-@pytest.mark.parametrize(("announced", "bytes_max"), [(500, 65_536), (16_000, 65_536), (131_000, 229_376)])
-def test_half_a_client_hello(make_tls: Make, announced: int, bytes_max: int) -> None:
-    """OpenSSL makes room for all of a message when it has its head: up to 128 KiB for a ClientHello."""
+@pytest.mark.parametrize("announced", [500, 16_000])
+def test_half_a_client_hello(make_tls: Make, announced: int) -> None:
+    """OpenSSL makes room for all of a message when it has its head."""
     rig = make_tls(connections_max=FEW + MANY)
     part = b"\x16\x03\x01\x00\x64\x01" + announced.to_bytes(3, "big") + bytes(96)
 
@@ -75,7 +76,7 @@ def test_half_a_client_hello(make_tls: Make, announced: int, bytes_max: int) -> 
         return allocated_bytes()
 
     few = begin(FEW)
-    assert (begin(MANY) - few) / MANY < bytes_max
+    assert (begin(MANY) - few) / MANY < HALF_BYTES_MAX
     assert count(rig, "connections_tls") == [FEW + MANY]
     rig.plane.advance_clock(60_000)
     rig.wait_count("connections", 0)

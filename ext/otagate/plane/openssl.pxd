@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 cdef extern from "openssl/ssl.h" nogil:
     enum:
-        TLS1_2_VERSION
+        TLS1_2_VERSION, TLS1_3_VERSION
         SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_IGNORE_UNEXPECTED_EOF
         SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_PRIORITIZE_CHACHA
         SSL_MODE_RELEASE_BUFFERS
@@ -140,6 +140,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_shutdown(SSL* ssl)
     void SSL_set_shutdown(SSL* ssl, int mode)
     int SSL_get_error(const SSL* ssl, int returned)
+    int SSL_version(const SSL* ssl)
     int SSL_is_init_finished(const SSL* ssl)
     int SSL_session_reused(const SSL* ssl)
     SSL_SESSION* SSL_get_session(const SSL* ssl)

@@ -6,6 +6,7 @@
 #   identity    what a client certificate says
 #   hosts       which certificate for which name
 #   context     certificates, keys, authorities and tickets: the SSL_CTX of new connections
+#   flight      how long the messages of a handshake may be
 #   tls         receive, send and sendfile through OpenSSL
 #   transport   the only calls that move bytes of a link
 #   output      queues of frames to be written
@@ -227,6 +228,15 @@ cdef union Identity:
     uint8_t nonce[NONCE_BYTES]
 
 
+# Where in the plain records of its handshake a client is.
+cdef struct Flight:
+    uint32_t message_left               # bytes of the message still to come; while its header comes, what came
+    uint16_t record_left                # the same of the record
+    uint8_t message_header              # bytes of the message's header that have come
+    uint8_t record_header
+    uint8_t record_type
+
+
 # What lies below a link: TLS, and a proxy that says for whom it speaks. Most plain connections have none.
 cdef struct Below:
     SSL* ssl                            # NULL: no TLS, or no more: our close_notify has left
@@ -234,6 +244,7 @@ cdef struct Below:
     uint32_t sealed_start
     uint32_t sealed_stop
     uint64_t mark                       # of its certificate, to be found when that is revoked; 0: it has none
+    Flight flight                       # until the handshake is done
     uint8_t* certificate                # what Python is told of it; freed at ADMIT
     uint32_t certificate_size
     uint16_t port                       # of the peer, as the proxy says; host's order
@@ -316,6 +327,7 @@ cdef struct Tls:
     uint32_t oddities                   # in this call: what only a flood has many of
     bint drained                        # the kernel has no more for now
     bint ended                          # … and never will
+    bint refused                        # for a message that is too long
     int name_kind                       # one of NameKind
     uint32_t ticket_keys_count          # the first one seals, all open
     uint8_t ticket_keys[TICKET_KEYS_MAX][TICKET_KEY_BYTES]

@@ -22,6 +22,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from otagate.plane.flight cimport follow
 from otagate.plane.identity cimport mark_of_certificate
 from otagate.plane.openssl cimport (
     BIO, BIO_clear_retry_flags, BIO_CTRL_EOF, BIO_CTRL_FLUSH, BIO_free, BIO_get_data, BIO_meth_free,
@@ -32,7 +33,7 @@ from otagate.plane.openssl cimport (
     SSL_SESSION_free, SSL_SESSION_get0_cipher, SSL_SESSION_get0_peer, SSL_SESSION_get0_ticket_appdata,
     SSL_SESSION_get_protocol_version, SSL_SESSION_new, SSL_SESSION_set_cipher,
     SSL_SESSION_set_protocol_version, SSL_session_reused, SSL_set_accept_state, SSL_set_bio, SSL_shutdown,
-    SSL_write, X509_free, X509Stack, d2i_SSL_SESSION, i2d_SSL_SESSION, sk_X509_num, sk_X509_pop,
+    SSL_version, SSL_write, TLS1_3_VERSION, X509_free, X509Stack, d2i_SSL_SESSION, i2d_SSL_SESSION, sk_X509_num, sk_X509_pop,
 )
 from otagate.plane.state cimport (
     HANGUP, PLAIN_BYTES, RECORD_BYTES_MAX, SEALING_BYTES, SHAKING,
@@ -51,6 +52,19 @@ cdef enum:
 
 # -- what OpenSSL calls ----------------------------------------------------------------------------
 
+cdef int hand_over(Tls* tls, const char* data, int size) noexcept nogil:
+    """As many bytes; or -1, and the connection's TLS is over."""
+    cdef Below* below = tls.current.below
+    if (
+        tls.current.flags & SHAKING
+        and SSL_version(below.ssl) == TLS1_3_VERSION  # or not known yet
+        and not follow(&below.flight, <const uint8_t*>data, <size_t>size)
+    ):
+        tls.refused = True
+        return -1
+    return size
+
+
 cdef int read_socket(BIO* bio, char* buffer, int size) noexcept nogil:
     cdef Core* core = <Core*>BIO_get_data(bio)
     cdef Tls* tls = &core.tls
@@ -61,7 +75,7 @@ cdef int read_socket(BIO* bio, char* buffer, int size) noexcept nogil:
         memcpy(buffer, tls.given, received)
         tls.given += received
         tls.given_size -= received
-        return <int>received
+        return hand_over(tls, buffer, <int>received)
     size = <int>min(<size_t>size, tls.allowed)
     while size and not tls.drained:
         received = recv(tls.current.fd, buffer, size, 0)
@@ -70,7 +84,7 @@ cdef int read_socket(BIO* bio, char* buffer, int size) noexcept nogil:
             tls.allowed -= <size_t>received
             # A short count means that nothing is left; but behind a FIN no edge would follow.
             tls.drained = received < size and not tls.current.flags & HANGUP
-            return <int>received
+            return hand_over(tls, buffer, <int>received)
         if received == 0 or (errno != EAGAIN and errno != EINTR):
             tls.ended = True
             return 0
@@ -409,6 +423,8 @@ cdef ssize_t outcome_of(Core* core, Below* below, int returned) noexcept nogil:
     if error == SSL_ERROR_ZERO_RETURN or core.tls.ended:
         return 0
     below.failed = 1
+    if core.tls.refused:
+        return TRANSPORT_REFUSED
     return TRANSPORT_LOST if error == SSL_ERROR_SYSCALL else TRANSPORT_REFUSED
 
 
@@ -423,7 +439,7 @@ cdef ssize_t receive_opened(
     cdef ssize_t outcome = TRANSPORT_AGAIN
     cdef int opened
     tls.current = connection
-    tls.drained = tls.ended = False
+    tls.drained = tls.ended = tls.refused = False
     tls.allowed = size + OVERHEAD_BYTES
     tls.oddities = 0
     ERR_clear_error()

@@ -234,6 +234,20 @@ def check_purity(tree: list[Source]) -> list[str]:
     return found
 
 
+def check_cimports(tree: list[Source]) -> list[str]:
+    """A compiled module uses what it imports: no linter reads Cython."""
+    found = []
+    for source in tree:
+        if not source.path.endswith((".pyx", ".pxd")):
+            continue
+        code = re.sub(r"#.*", "", re.sub(r'""".*?"""', "", source.text, flags=re.DOTALL))
+        for line in re.finditer(r"^from \S+ c?import (\([^)]*\)|.+)", code, re.MULTILINE):
+            rest = set(re.findall(r"\w+", code[: line.start()] + code[line.end() :]))
+            names = [name.split()[-1] for name in line[1].strip("()").split(",") if name.strip()]
+            found += [f"{source.path}: does not use {name}" for name in names if name not in rest]
+    return found
+
+
 def check_sizes(tree: list[Source]) -> list[str]:
     """Files and functions that fit a head."""
     found = []
@@ -334,7 +348,9 @@ def check_words(tree: list[Source]) -> list[str]:
 # -- the house keeps them --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", [check_floors, check_translation, check_circles, check_purity])
+@pytest.mark.parametrize(
+    "check", [check_floors, check_translation, check_circles, check_purity, check_cimports]
+)
 def test_who_imports_whom(check: Callable[[list[Source]], list[str]]) -> None:
     assert check(house()) == []
 
@@ -483,6 +499,19 @@ def test_circles_bite(tree: list[Source]) -> None:
 def test_an_import_for_types_closes_no_circle() -> None:
     guarded = "if TYPE_CHECKING:\n    from otagate.gateway import a"
     assert check_circles(sample(gateway__a="from otagate.gateway import b", gateway__b=guarded)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from libc.stdlib cimport free, malloc\nmalloc(1)  # not free", 1),
+        ("from a cimport (\n    b,\n    c as d, e,\n)\nb = e", 1),
+        ("from a cimport b\nfrom c import b as d\nd = b", 0),
+    ],
+)
+def test_cimports_bite(text: str, found: int) -> None:
+    assert len(check_cimports(sample(plane__a_pyx=text))) == found
+    assert check_cimports(sample(plane__a=text)) == []
 
 
 @pytest.mark.parametrize(

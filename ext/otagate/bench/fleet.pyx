@@ -28,7 +28,7 @@ from otagate.bench.sockets cimport (
 from otagate.bench.state cimport (
     DEPTH_MAX, FAULT_SLOW, FAULTS, HISTOGRAM_BUCKETS, LINK_HTTP, LINK_MQTT, LINK_TCP, LINK_WEBSOCKET,
     NO_DEVICE, PHASE_CONNECTING, PHASE_OPEN, SLOT_BYTES, SLOTS, TICK_NS, TIMER_CONNECT, TIMER_READ,
-    TEXT_BYTES_MAX, WHEEL_TICKS, WORK_CAMPAIGN, Device, Engine, Histogram, Line, Tally,
+    TEXT_BYTES_MAX, WHEEL_TICKS, WORK_CAMPAIGN, Device, Engine, Histogram, Line,
 )
 from otagate.bench.system cimport MSG_TRUNC, SO_ERROR, getsockopt, htonl, htons, socklen_t
 from otagate.plane.system cimport (
@@ -430,7 +430,6 @@ cdef class Fleet:
         """Everything that was counted; tallies as {count, first_ns, last_ns}."""
         cdef uint32_t i
         cdef uint32_t online = 0
-        cdef Tally* tallies = &self.engine.counters.opened
         counted = dict(self.engine.counters)
         for i in range(self.engine.count):
             online += self.engine.devices[i].phase == PHASE_OPEN

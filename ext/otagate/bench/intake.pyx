@@ -12,7 +12,7 @@ from otagate.bench.common cimport protocol_error
 from otagate.bench.download cimport chunk_begin, chunk_data
 from otagate.bench.sockets cimport put_frame
 from otagate.bench.state cimport (
-    LINK_HTTP, LINK_MQTT, LINK_TCP, LINK_WEBSOCKET, PHASE_HANDSHAKE, PHASE_OPEN, TEXT_BYTES_MAX,
+    LINK_HTTP, LINK_MQTT, LINK_WEBSOCKET, PHASE_HANDSHAKE, TEXT_BYTES_MAX,
     WORK_REQUESTS, Device, Engine,
 )
 from otagate.plane.system cimport memmem

@@ -1,6 +1,6 @@
 # What the fleet asks of Linux, glibc and libcrypto beyond what the plane asks.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 cdef extern from "sys/epoll.h" nogil:
     enum:
@@ -13,8 +13,8 @@ cdef extern from "time.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     enum:
         SOCK_STREAM
-        MSG_DONTWAIT, MSG_TRUNC
-        SO_REUSEADDR, SO_RCVBUF, SO_ERROR
+        MSG_TRUNC
+        SO_ERROR
     ctypedef unsigned int socklen_t
     struct sockaddr:
         pass

@@ -47,7 +47,7 @@ from otagate.plane.system cimport (
 )
 from otagate.plane.table cimport claim, number_of, release
 from otagate.plane.transfer cimport (
-    FEED_BLOCKED, FEED_BOUNDARY, FEED_LOST, FEED_SPENT, FEED_UNREADABLE, Feed,
+    FEED_BLOCKED, FEED_BOUNDARY, FEED_LOST, FEED_UNREADABLE, Feed,
     abandon_transfer, feed, mid_chunk,
 )
 from otagate.plane.tls cimport (

@@ -3,8 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from otagate.plane.hosts cimport Host
-from otagate.plane.openssl cimport BIO, SSL
-from otagate.plane.state cimport CERTIFICATES_MAX, Core, Tls
+from otagate.plane.state cimport CERTIFICATES_MAX, Core
 
 cdef struct Pair:                       # PEM, each with its size
     const uint8_t* certificate          # the server's, then those between it and the root

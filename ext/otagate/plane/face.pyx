@@ -7,7 +7,7 @@ GIL, afterwards. Contract: src/otagate/plane/face.pyi.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.fcntl cimport F_DUPFD_CLOEXEC, F_GETFL, F_SETFL, O_CLOEXEC, O_NONBLOCK, O_RDONLY, fcntl, open
 from posix.unistd cimport close
@@ -33,7 +33,7 @@ from otagate.plane.state cimport (
     Bounds, Connection, Core, Event, Image, Job, Security,
 )
 from otagate.plane.system cimport (
-    AF_INET, AF_INET6, INET6_ADDRSTRLEN, IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY,
+    AF_INET, INET6_ADDRSTRLEN, IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY,
     fstat, getpeername, inet_ntop, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t, stat_t,
 )

@@ -12,7 +12,7 @@ link has the same opcodes and rules, without fragments and masks.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, realloc
 from libc.string cimport memcpy
 
 from otagate.wire.frames cimport (

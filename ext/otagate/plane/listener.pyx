@@ -9,7 +9,6 @@ Invariant: a listener is in epoll exactly if `resting` is false.
 """
 
 from libc.errno cimport ENOSPC, errno
-from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.unistd cimport close
 

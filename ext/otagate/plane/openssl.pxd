@@ -189,7 +189,6 @@ cdef extern from "openssl/x509v3.h" nogil:
         X509_V_FLAG_CRL_CHECK, X509_V_FLAG_PARTIAL_CHAIN
         NID_commonName, NID_subject_alt_name
         GEN_URI, GEN_DNS
-        V_ASN1_BMPSTRING, V_ASN1_UNIVERSALSTRING
     void X509_free(X509* certificate)
     void X509_CRL_free(X509_CRL* crl)
     X509_NAME* X509_get_subject_name(const X509* certificate)
@@ -226,8 +225,6 @@ cdef extern from "openssl/x509v3.h" nogil:
     int ASN1_STRING_length(const ASN1_STRING* string)
 
 cdef extern from "openssl/evp.h" nogil:
-    enum:
-        EVP_MAX_IV_LENGTH
     void EVP_PKEY_free(EVP_PKEY* key)
     const EVP_MD* EVP_sha256()
     const EVP_CIPHER* EVP_aes_256_cbc()

@@ -27,7 +27,7 @@ from otagate.plane.identity cimport mark_of_certificate
 from otagate.plane.openssl cimport (
     BIO, BIO_clear_retry_flags, BIO_CTRL_EOF, BIO_CTRL_FLUSH, BIO_free, BIO_get_data, BIO_meth_free,
     BIO_meth_new, BIO_meth_set_ctrl, BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data,
-    BIO_set_init, BIO_set_retry_read, BIO_TYPE_SOURCE_SINK, BIO_up_ref, ERR_clear_error, SSL, SSL_CTX_free,
+    BIO_set_init, BIO_set_retry_read, BIO_TYPE_SOURCE_SINK, BIO_up_ref, ERR_clear_error, SSL_CTX_free,
     SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_free, SSL_get_error,
     SSL_get_peer_cert_chain, SSL_get_session, SSL_is_init_finished, SSL_new, SSL_read, SSL_SESSION,
     SSL_SESSION_free, SSL_SESSION_get0_cipher, SSL_SESSION_get0_peer, SSL_SESSION_get0_ticket_appdata,

@@ -92,6 +92,41 @@ async def test_what_is_no_store_is_refused_by_name(data_dir: Path) -> None:
         opened(data_dir)
 
 
+@pytest.mark.parametrize("sign", ["images", "admin-token"])
+@pytest.mark.parametrize("left", ["nothing", "pages", "no file"])
+async def test_an_emptied_store_is_not_begun_anew(data_dir: Path, sign: str, left: str) -> None:
+    file = data_dir / "store" / "data.mdb"
+    file.parent.mkdir(parents=True)
+    if left == "nothing":
+        file.touch()
+    elif left == "pages":  # as a refused start leaves it
+        lmdb.open(str(file.parent)).close()
+    (data_dir / sign).mkdir()
+    told = f"{file} holds nothing, and {data_dir / sign} shows that a store was there: restore a backup"
+    for _ in range(2):
+        with pytest.raises(StoreError, match=told):
+            opened(data_dir)
+    with pytest.raises(StoreError, match=told), view_folder(data_dir):
+        pass
+    assert not (data_dir / "secret-key").exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "pages"])
+async def test_a_first_start_that_was_cut_short_goes_on(
+    data_dir: Path, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data_dir / "store" / "data.mdb"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    if left == "pages":
+        lmdb.open(str(file.parent)).close()
+    assert main([str(data_dir)]) == 2
+    assert capsys.readouterr().err == f"{file} holds nothing: `otagate serve` makes a store of it\n"
+    store = opened(data_dir)
+    await store.close()
+    assert main([str(data_dir)]) == 0
+
+
 async def test_a_full_map_is_fail_stop_and_the_group_is_gone(data_dir: Path) -> None:
     store = opened(data_dir, map_bytes=limits.MIB)
     await one(store, product())

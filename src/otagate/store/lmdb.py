@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 READERS_MAX = 126  # slots of the lock file; we use SCAN_THREADS + 1, tools that look in use one each
 SCAN_THREADS = 2
+FORMER_LIFE = ("images", "admin-token")  # of a data folder in which a gateway has served
 
 
 class LmdbTransaction:
@@ -162,9 +163,28 @@ def check_schema(environment: lmdb.Environment, path: Path) -> int:
     return found
 
 
+def refuse_empty(path: Path, *, readonly: bool) -> None:
+    """StoreError for a store in `path` that holds nothing, unless it may be made there.
+
+    LMDB takes an empty file for a new store. What FORMER_LIFE names is made after a store's first commit, so
+    it is not there when a first start was cut short.
+    """
+    file = path / "data.mdb"
+    for name in FORMER_LIFE:
+        if (path.parent / name).exists():
+            raise StoreError(
+                f"{file} holds nothing, and {path.parent / name} shows that a store was there: restore a backup "
+                "to a new folder (otagate restore), or begin a new store in another one (--data)"
+            )
+    if readonly:
+        raise StoreError(f"{file} holds nothing: `otagate serve` makes a store of it")
+
+
 def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:
     """The LMDB environment of a store in `path`; StoreError names the cause."""
     try:
+        if readonly and (path / "data.mdb").stat().st_size == 0:
+            refuse_empty(path, readonly=True)
         return lmdb.open(
             str(path),
             map_size=map_bytes,
@@ -177,7 +197,7 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> l
             readahead=False,  # rows of a fleet are read at random
             lib_version=0,
         )
-    except lmdb.Error as error:
+    except (OSError, lmdb.Error) as error:
         raise StoreError(f"cannot open the store in {path}: {error}") from error
 
 
@@ -190,6 +210,8 @@ def open_tables(
     """
     try:
         schema = check_schema(environment, path)
+        if not schema:
+            refuse_empty(path, readonly=readonly)
         if readonly and schema < tables.SCHEMA_VERSION:
             raise StoreError(f"{path} has schema {schema}: `otagate serve` carries it forward when it starts")
         handles = {name: environment.open_db(name.encode(), create=not readonly) for name in tables.TABLES}

@@ -42,8 +42,13 @@ def wait_for_tracer() -> None:
         os.lseek(status, 0, os.SEEK_SET)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """`otagate` with these arguments."""
     if "OTAGATE_TRACER" in os.environ:
         wait_for_tracer()
     in_progress.rules_of = impatient_rules_of
-    sys.exit(cli.main(sys.argv[1:]))
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

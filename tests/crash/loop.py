@@ -2,8 +2,9 @@
 
 What must hold after every kill, whatever the moment:
 
-1. What was promised stands: no device upgrade is behind an answer that its device has read, no object is
-   missing whose creation an operator was told.
+1. What was promised stands: no device upgrade is behind an answer that its device has read. What an operator
+   was told to be made, deleted, aborted or revoked is so, however long ago; a request that is sent again
+   under its Idempotency-Key gets the same answer.
 2. The store keeps its invariants (store/check.py): counters equal rows; nothing goes back; LMDB accepts it.
 3. No attempt is above 1 + retries; a clock that runs goes on: the same attempt in the same state has the same
    due time as before.
@@ -23,17 +24,19 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import trio
 
 from otagate.store import records, tables
 from otagate.store.check import Moments, check, check_progress, moments
 from otagate.store.lmdb import view_folder
 from otagate.store.snapshot import Snapshot
 from otagate.upgrade.model import State
+from tests.end_to_end.device import Device
 from tests.end_to_end.process import ROOT, WITHIN_S, GatewayProcess, Operator
 
 GATEWAY = (sys.executable, "-P", "-m", "tests.crash.gateway", "serve")
@@ -47,6 +50,7 @@ FLOORS = {
     "failed": State.TO_BE_RETRIED,
     "succeeded": State.SUCCEEDED,
 }
+IDLE = "idle"  # the device of the operators' batches, which are over before it is seen again
 Clocks = dict[tuple[int, int, State, int], int]
 
 
@@ -62,8 +66,11 @@ def free_port() -> int:
         return port
 
 
+Answers = dict[str, tuple[str, Any, str]]  # by Idempotency-Key: path and body of a request, and its answer
+
+
 class Operators(threading.Thread):
-    """Operators of another product, who add devices and firmware, and delete it, until the gateway dies."""
+    """Operators of another product, who make all that there is, and undo it, until the gateway dies."""
 
     upload_bytes = 20_000
 
@@ -71,7 +78,9 @@ class Operators(threading.Thread):
         super().__init__(daemon=True)
         self._operator = operator
         self._cycle = cycle
-        self.promised: dict[str, int] = {}  # path → the status that it has from now on
+        self._lasting = cycle <= 40  # some of a few cycles stays: there is room for 50 firmware, 1,000 tokens
+        self.promised: dict[str, int] = {}  # a fact (see `facts`): 200, it is there from now on; or 404
+        self.answers: Answers = {}
         self.unexpected: list[str] = []
 
     def run(self) -> None:
@@ -80,28 +89,102 @@ class Operators(threading.Thread):
             while True:
                 number += 1
                 name = f"x{self._cycle}-{number}"
-                self._operator.call("POST", "/products/other/devices", 201, json={"identifier": name})
+                self._create("/products/other/devices", {"identifier": name})
                 self.promised[f"/products/other/devices/{name}"] = 200
                 if number % 5 == 0:
                     self._exchange_firmware(name)
+                elif number % 5 == 2:
+                    self._exchange_product(name)
+                elif number % 10 == 3 and self._lasting:
+                    self._exchange_token(name)
         except httpx.TransportError:
             pass  # that was the kill
         except AssertionError as error:
             self.unexpected.append(str(error))
 
+    def _create(self, path: str, body: dict[str, Any]) -> Any:
+        key = f"{self._cycle}-{len(self.answers)}"
+        response = self._operator.post(path, json=body, headers={"idempotency-key": key})
+        assert response.status_code == 201, response.text
+        self.answers[key] = path, body, response.text
+        return response.json()
+
+    def _remove(self, path: str, fact: str) -> None:
+        del self.promised[fact]  # nobody knows, until the answer is there
+        self._operator.call("DELETE", path, 204)
+        self.promised[fact] = 404
+
     def _exchange_firmware(self, name: str) -> None:
         firmware = self._operator.add_firmware(name, os.urandom(self.upload_bytes), "other")
         content = f"/firmware/{firmware}/content"
         self.promised[content] = 200
-        if name.endswith("-10") and self._cycle <= 40:  # a product has at most 50
+        self._exchange_batch(firmware)
+        if not (name.endswith("-10") and self._lasting):
+            self._remove(f"/firmware/{firmware}", content)
+
+    def _exchange_batch(self, firmware: str) -> None:
+        body = {"firmware": firmware, "range": "directed", "devices": [IDLE], "validity_days": 1}
+        body |= {"policy": "standard", "timeout_minutes": 10, "retries": 0}
+        batch = self._create("/batches", body)["id"]
+        self.promised[f"/batches/{batch}"] = 200
+        self._operator.call("POST", f"/batches/{batch}/abort", 200)
+        self.promised[f"/batches/{batch}/aborted"] = 200
+
+    def _exchange_product(self, name: str) -> None:
+        self._create("/products", {"key": name, "name": name})
+        self.promised[f"/products/{name}"] = 200
+        if not name.endswith("-7"):
+            self._remove(f"/products/{name}", f"/products/{name}")
+
+    def _exchange_token(self, name: str) -> None:
+        token = self._create("/tokens", {"name": name, "role": "viewer"})["id"]
+        self.promised[f"/tokens/{token}"] = 200
+        if not name.endswith("-3"):
+            self._operator.call("DELETE", f"/tokens/{token}", 204)
+            self.promised[f"/tokens/{token}/revoked"] = 200
+
+
+def listed(operator: Operator, path: str, **query: Any) -> Iterator[Any]:
+    """All items of a list."""
+    cursor = None
+    while True:
+        page = operator.call(
+            "GET", path, params={"limit": 1000, **query} | ({"cursor": cursor} if cursor else {})
+        )
+        yield from page["items"]
+        cursor = page["next"]
+        if cursor is None:
             return
-        del self.promised[content]  # nobody knows, until the answer is there
-        self._operator.call("DELETE", f"/firmware/{firmware}", 204)
-        self.promised[content] = 404
+
+
+def facts(operator: Operator) -> Iterator[str]:
+    """What there is and how it ended, spelt as paths; of firmware the record, not its bytes."""
+    for product in listed(operator, "/products"):
+        yield f"/products/{product['key']}"
+    for device in listed(operator, "/products/other/devices"):
+        yield f"/products/other/devices/{device['identifier']}"
+    for firmware in listed(operator, "/firmware"):
+        yield f"/firmware/{firmware['id']}/content"
+    for batch in listed(operator, "/batches"):
+        yield f"/batches/{batch['id']}"
+        yield f"/batches/{batch['id']}/{batch['status']}"
+    for token in listed(operator, "/tokens"):
+        yield f"/tokens/{token['id']}"
+        if token["revoked_at"] is not None:
+            yield f"/tokens/{token['id']}/revoked"
+
+
+async def log_in_once(address: tuple[str, int], identifier: str, product: str) -> None:
+    """A batch takes devices that have logged in."""
+    device = await Device.connect(address, "tcp", identifier, product)
+    await device.log_in("1.0")
+    await device.aclose()
 
 
 class CrashLoop:
     """See the module. `say` gets a line for each cycle; `totals` counts what was seen."""
+
+    command: Sequence[str] = GATEWAY
 
     def __init__(self, folder: Path, devices: int, seed: int, say: Callable[[str], None] = print) -> None:
         self.folder = folder
@@ -119,6 +202,8 @@ class CrashLoop:
         self._firmware: str | None = None
         self._versions = 1
         self._promised: dict[str, int] = {}
+        self._answers: Answers = {}
+        self._latest_answers: Answers = {}
         self._listen = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
         self._fleet: subprocess.Popen[bytes] | None = None
 
@@ -147,12 +232,14 @@ class CrashLoop:
             gateway.kill()
 
     def _start(self) -> GatewayProcess:
-        gateway = GatewayProcess(self.data, command=GATEWAY, listen=self._listen)
+        gateway = GatewayProcess(self.data, command=self.command, listen=self._listen)
         gateway.start()
         return gateway
 
     def _set_up(self, gateway: GatewayProcess, operator: Operator) -> None:
         operator.create_product("other")
+        operator.register(IDLE, product="other")
+        trio.run(log_in_once, gateway.devices, IDLE, "other")
         operator.create_product()
         operator.register(*(f"d{number}" for number in range(self.devices)))
         command = [sys.executable, "-m", "tests.crash.fleet", "--address", self._listen[0]]
@@ -167,19 +254,14 @@ class CrashLoop:
 
     def _active(self, operator: Operator) -> int:
         """Devices that have logged in at least once."""
-        found, cursor = 0, None
-        while True:
-            query = {"active": "true", "limit": 1000} | ({"cursor": cursor} if cursor else {})
-            page = operator.call("GET", "/products/lamp/devices", params=query)
-            found += len(page["items"])
-            cursor = page["next"]
-            if cursor is None:
-                return found
+        return sum(1 for _ in listed(operator, "/products/lamp/devices", active="true"))
 
     def _tidy(self, operator: Operator) -> None:
-        """A product has at most 50 firmware: what a kill kept from being deleted goes now."""
-        found = operator.call("GET", "/firmware", params={"product": "other", "limit": 1000})
-        for firmware in found["items"]:
+        """What a kill kept from being aborted or deleted goes now: a product has at most 50 firmware."""
+        for batch in list(listed(operator, "/batches", product="other", status="in_progress")):
+            operator.call("POST", f"/batches/{batch['id']}/abort", 200)
+            self._promised[f"/batches/{batch['id']}/aborted"] = 200
+        for firmware in list(listed(operator, "/firmware", product="other")):
             content = f"/firmware/{firmware['id']}/content"
             if self._promised.get(content) != 200:
                 operator.call("DELETE", f"/firmware/{firmware['id']}", 204)
@@ -193,11 +275,14 @@ class CrashLoop:
             if view["status"] == "in_progress":
                 return
             self._expect_success(view)
+            self._promised[f"/batches/{self._batch}/completed"] = 200
             operator.call("DELETE", f"/firmware/{self._firmware}", 204)  # a product has at most 50
             self._promised[f"/firmware/{self._firmware}/content"] = 404
         self._versions += 1
         self._firmware = operator.add_firmware(f"{self._versions}.0", os.urandom(IMAGE_BYTES))
+        self._promised[f"/firmware/{self._firmware}/content"] = 200
         self._batch = operator.create_batch(self._firmware, retries=RETRIES)
+        self._promised[f"/batches/{self._batch}"] = 200
         self.totals["batches"] += 1
 
     def _expect_success(self, view: Any) -> None:
@@ -214,11 +299,17 @@ class CrashLoop:
             time.sleep(self._random.uniform(0.05, 1.5))  # any moment is as good as any other
             gateway.kill()
             operators.join(WITHIN_S)
-        self._promised |= operators.promised
-        self.totals["operators"] += len(operators.promised)
+        self._keep(operators)
         found = [*operators.unexpected, *self._look(gateway)]
         if found:
             raise BrokenPromise("\n".join(found[:50]))
+
+    def _keep(self, operators: Operators) -> None:
+        """What they were told counts from now on."""
+        self._promised |= operators.promised
+        self._answers |= operators.answers
+        self._latest_answers = operators.answers
+        self.totals["operators"] += len(operators.promised)
 
     def _finish(self, gateway: GatewayProcess) -> None:
         batch = self._batch
@@ -326,7 +417,20 @@ class CrashLoop:
 
     def _check_operators(self, gateway: GatewayProcess) -> None:
         with Operator(gateway) as operator:
-            for path, status in list(self._promised.items())[-200:]:
-                found = operator.head(path).status_code
+            there = set(facts(operator))
+            for fact, status in self._promised.items():
+                found = 200 if fact in there else 404
+                if found == status == 200 and fact.endswith("/content"):
+                    found = operator.head(fact).status_code
                 if found != status:
-                    raise BrokenPromise(f"{path} has status {found}, it was promised {status}")
+                    raise BrokenPromise(f"{fact} has status {found}, it was promised {status}")
+            self._check_answers(operator)
+
+    def _check_answers(self, operator: Operator) -> None:
+        """The same again: all of the latest operators, and some of those before."""
+        some = self._random.sample(sorted(self._answers), min(len(self._answers), 20))
+        for key in {*self._latest_answers, *some}:
+            path, body, told = self._answers[key]
+            again = operator.post(path, json=body, headers={"idempotency-key": key})
+            if (again.headers.get("idempotent-replayed"), again.text) != ("true", told):
+                raise BrokenPromise(f"POST {path} under {key} was answered {told}, and again: {again.text}")

@@ -382,7 +382,7 @@ class StorageFaults(CrashLoop):
         hands.join(WITHIN_S)
         if hands.unexpected:
             raise BrokenPromise(f"an operator was told: {hands.unexpected}; the log: {gateway.log[-3000:]}")
-        self._promised |= hands.promised
+        self._keep(hands)
         return hands.refused
 
     def _judge_end(self, gateway: TracedGateway, position: Position) -> None:

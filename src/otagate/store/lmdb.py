@@ -173,8 +173,8 @@ def refuse_empty(path: Path, *, readonly: bool) -> None:
     for name in FORMER_LIFE:
         if (path.parent / name).exists():
             raise StoreError(
-                f"{file} holds nothing, and {path.parent / name} shows that a store was there: restore a backup "
-                "to a new folder (otagate restore), or begin a new store in another one (--data)"
+                f"{file} holds nothing, and {path.parent / name} shows that a store was there: restore a "
+                "backup to a new folder (otagate restore), or begin a new store in another one (--data)"
             )
     if readonly:
         raise StoreError(f"{file} holds nothing: `otagate serve` makes a store of it")

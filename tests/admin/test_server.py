@@ -22,7 +22,6 @@ from .fake import TOKEN, FakeService
 V1 = "/api/v1"
 UPLOAD = f"{V1}/firmware?product=lamp&name=n&version=2.0&file_name=a.bin"
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
-STATUS = "%{stderr}%{http_code}"
 BIG = 3_000_000
 
 

@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,8 +46,6 @@ PATIENCE_S = 30.0
 LEFTOVERS_S = 120.0  # until what attackers left in the sockets is handled: messages that arrived count
 SLOW_DISK = (sys.executable, "-P", "-m", "tests.hostile.gateway", "serve")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -113,7 +111,6 @@ class Scene:
         self._patience = patience
         self._folder = folder
         self._core = core
-        self._slow_disk = slow_disk
         self._reporters = reporters
         self._strangers_max = max(peers * 3 // 5, 1)
         settings = {**asdict(patience), "strangers_per_address_max": self._strangers_max}

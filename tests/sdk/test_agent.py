@@ -63,7 +63,6 @@ class Play:
         self.agent = Agent("lamp", "d0", SECRET, "1.0", **options)
         self.now = 100.0
         self.notes: list[effects.Note] = []
-        self.todo: list[effects.Effect] = []
 
     def look(self) -> list[effects.Effect]:
         """What is to be done, notes aside."""

@@ -78,7 +78,6 @@ class Ledger:
         self.ended_in: dict[Key, int] = {}  # an attempt ended in this commit
         self.opened_ms: dict[int, int] = {}
         self.decided: dict[Key, Row] = {}
-        self._undone: set[int] = set()
         self.last_push_ms = 0
 
     # -- reading ---------------------------------------------------------------------------------

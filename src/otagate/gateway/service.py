@@ -25,19 +25,10 @@ from otagate.gateway.views import (
     CheckView,
     CountsView,
     CreateBatchRequest,
-    CreateProductRequest,
-    DeviceView,
-    DeviceWithSecret,
-    ErrorView,
     FirmwareMetadata,
     FirmwareView,
-    IneligibleDevice,
     OverviewView,
     Page,
-    ProductView,
-    RegisterDeviceRequest,
-    RegistrationResult,
-    RenameDeviceRequest,
     RetriesView,
     SignatureView,
     TimelineView,
@@ -56,7 +47,6 @@ from otagate.upgrade.model import BatchStatus, State
 if TYPE_CHECKING:
     from otagate.store.blobs import Blobs, Upload
 
-T = TypeVar("T")
 Label = TypeVar("Label", State, BatchStatus)
 
 
@@ -465,24 +455,3 @@ def _batch(view: records.BatchView) -> BatchView:
         counts=CountsView(**view.counts.as_dict()),
         allow_rollback=batch.allow_rollback,
     )
-
-
-__all__ = [
-    "CreateBatchRequest",
-    "CreateProductRequest",
-    "DeviceView",
-    "DeviceWithSecret",
-    "ErrorView",
-    "FirmwareMetadata",
-    "FirmwareUpload",
-    "FirmwareView",
-    "IneligibleDevice",
-    "Page",
-    "ProductView",
-    "RegisterDeviceRequest",
-    "RegistrationResult",
-    "RenameDeviceRequest",
-    "Service",
-    "UpgradeDetails",
-    "UpgradeView",
-]

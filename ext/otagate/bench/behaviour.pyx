@@ -292,7 +292,7 @@ cdef void begin_upgrade(Engine* engine, Device* device) noexcept nogil:
     send_attempt(engine, device, b"received", b"", False)
     if work == WORK_REPORT:
         send_attempt(engine, device, b"progress", b',"stage":"downloading","percent":1', True)
-        make_report(engine, device)
+        make_report(device)
     elif work == WORK_STREAM:
         fetch(engine, device, True)
     elif work == WORK_CAMPAIGN:
@@ -464,7 +464,7 @@ cdef void on_acknowledged(Engine* engine, Device* device, Span identity) noexcep
         burn(engine, device)
 
 
-cdef void make_report(Engine* engine, Device* device) noexcept nogil:
+cdef void make_report(Device* device) noexcept nogil:
     """All of the report but what changes, padded with spaces to REPORT_BYTES."""
     cdef char text[256]
     cdef int size, i

@@ -181,7 +181,6 @@ cdef struct Settings:
     uint64_t image_size                 # of other servers
     double rate                         # sends per second of those that stand in line; 0: no bound
     uint64_t seed
-    double shares[FAULTS]
     uint8_t request[1024]               # other servers: what is sent
     uint32_t request_size
 

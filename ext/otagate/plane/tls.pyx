@@ -331,7 +331,7 @@ cdef ssize_t begin_writing(Core* core, Connection* connection) noexcept nogil:
     return push_all(core, connection, False) if has_sealed(connection) else 0
 
 
-cdef int seal(Core* core, Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
+cdef int seal(Connection* connection, const uint8_t* data, size_t size) noexcept nogil:
     """One record. 0, or -1: OpenSSL cannot."""
     if SSL_write(connection.below.ssl, data, <int>size) == <int>size:
         return 0
@@ -374,7 +374,7 @@ cdef ssize_t send_sealed(
     cdef ssize_t pushed = begin_writing(core, connection)
     while pushed == 0:
         size = take_plain(tls, vector, count, total, &data)
-        if size and seal(core, connection, data, size) < 0:
+        if size and seal(connection, data, size) < 0:
             return TRANSPORT_LOST
         total += size
         if size == 0 or tls.sealing_size > SEALING_BYTES_ENOUGH:
@@ -403,7 +403,7 @@ cdef ssize_t send_file_sealed(
         return TRANSPORT_UNREADABLE
     while total < found:
         record = min(found - total, <ssize_t>RECORD_BYTES_MAX)
-        if seal(core, connection, tls.plain + total, <size_t>record) < 0:
+        if seal(connection, tls.plain + total, <size_t>record) < 0:
             return TRANSPORT_LOST
         total += record
     if push_all(core, connection, False) == TRANSPORT_LOST:

@@ -1,8 +1,14 @@
 """docs/upgrades.md is drawn from the table."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from otagate.upgrade.eligibility import Reason
+from otagate.upgrade.model import Cause, Remark, State
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -29,3 +35,21 @@ def test_a_stale_page_is_noticed(tmp_path: Path) -> None:
     done = run_check(tmp_path)
     assert done.returncode == 1
     assert "stale" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("heading", "words"),
+    [
+        ("code", [reason.value for reason in Reason]),
+        *(
+            (kind.__name__.lower(), [member.label for member in kind if member])
+            for kind in (State, Remark, Cause)
+        ),
+    ],
+)
+def test_every_word_stands_in_its_table(heading: str, words: list[str]) -> None:
+    page = (ROOT / "docs" / "upgrades.md").read_text("utf-8")
+    _, _, table = page.partition(f"\n| {heading} | ")
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    told = [word for row in rows for word in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(told) == sorted(words)

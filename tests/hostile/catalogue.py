@@ -134,7 +134,7 @@ ATTACKS = (
     ),
     Attack("flood of messages", (Wave("flood_messages", most=FLOOD),), "turn_messages_max", MESSAGES),
     Attack("flood of bad messages", (Wave("flood_bad_messages", most=FLOOD),), "turn_messages_max", MESSAGES),
-    Attack("flood of versions", (Wave("flood_versions", most=FLOOD),), "journal_entries_max", MESSAGES),
+    Attack("flood of versions", (Wave("flood_versions", most=FLOOD),), "turn_messages_max", MESSAGES),
     Attack("flood of pings", (Wave("flood_pings", most=FLOOD),), "turn_messages_max", "otagate_pings_total"),
     Attack(
         "flood of fetches",

@@ -17,13 +17,13 @@ from otagate.gateway.batches import Batches
 from otagate.gateway.clock import Clock
 from otagate.gateway.deadlines import Deadlines
 from otagate.gateway.dispatch import Dispatch
-from otagate.gateway.entries import Decision
+from otagate.gateway.entries import Decision, VersionEntry
 from otagate.gateway.reports import Reports
 from otagate.gateway.sessions import Sessions
 from otagate.gateway.transfers import Transfers
 from otagate.gateway.upgrades import Upgrades
 from otagate.store import changes, changes_batches
-from otagate.store.interface import Transition
+from otagate.store.interface import ReportVersion, Transition
 from otagate.upgrade import events, states, waiting
 from otagate.upgrade.counts import Counts
 from otagate.upgrade.effects import Ack, Cancel, StopTransfer
@@ -501,6 +501,6 @@ def keep_versions() -> Patches:
 
     def record(self: Any, device: int, version: str, known: str, conn: int) -> None:
         record_version(self, device, version, known, conn)
-        self._versions[device] = version
+        self._versions[device] = VersionEntry(self._upgrades, ReportVersion(device, version, 0, conn))
 
     return [(Reports, "_record_version", record)]

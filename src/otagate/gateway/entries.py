@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from otagate.gateway.journal import Entry
-from otagate.store.interface import Change, Outcome, Transition, Upgrade
+from otagate.store.interface import Change, Outcome, ReportVersion, Transition, Upgrade
 from otagate.upgrade.effects import Effect
 from otagate.upgrade.events import Event
 
@@ -64,6 +64,21 @@ class DeviceEntry(Entry):
         self._keeper.settle(self)
 
 
+class VersionEntry(DeviceEntry):
+    """The version that a device has reported."""
+
+    __slots__ = ("version",)
+
+    def __init__(self, keeper: Keeper, change: ReportVersion) -> None:
+        super().__init__(keeper, change.device, ())
+        self.report(change)
+
+    def report(self, change: ReportVersion) -> None:
+        """This is the version, whatever was one before."""
+        self.changes = (change,)
+        self.version = change.version
+
+
 class Decision(DeviceEntry):
     """A step on its way to the disk, with what is needed to make it again.
 
@@ -84,6 +99,7 @@ class Decision(DeviceEntry):
     ) -> None:
         # as DeviceEntry's, without the two calls: there is one of these for each transition
         self.changes = (transition,)
+        self.taken = False
         self._keeper = keeper
         self.device = transition.device
         self.followers = []

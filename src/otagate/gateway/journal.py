@@ -30,13 +30,15 @@ Observe = Callable[[Sequence[Change], Sequence[Outcome], float], None]
 class Entry:
     """Changes that are committed together, and what follows. Subclasses say what `settle` does.
 
-    `changes` is read when the group is made. `settle` gets one outcome for each change; it must not raise.
+    `changes` is read when the group is made; `taken` says that it was. `settle` gets one outcome for each
+    change; it must not raise.
     """
 
-    __slots__ = ("changes",)
+    __slots__ = ("changes", "taken")
 
     def __init__(self, changes: Sequence[Change] = ()) -> None:
         self.changes = changes
+        self.taken = False
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         """The changes are durable (or refused, each by its outcome)."""
@@ -186,6 +188,7 @@ class Journal:
         rows = 0
         while self._queue and rows < limits.commit_entries_max:
             entry = self._queue.popleft()
+            entry.taken = True
             group.append(entry)
             changes.extend(entry.changes)
             rows += weight(entry.changes)

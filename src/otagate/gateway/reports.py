@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from otagate import limits, logs
-from otagate.gateway.entries import DeviceEntry
+from otagate.gateway.entries import VersionEntry
 from otagate.gateway.outbox import Outbox
 from otagate.gateway.tables import Presence
 from otagate.gateway.transfers import Download, Transfers
@@ -45,7 +45,7 @@ class Reports:
         self._transfers = transfers
         self._later: dict[int, list[tuple[int, messages.DeviceMessage]]] = {}
         self._progress = upgrades.progress_reports()
-        self._versions: dict[int, str] = {}  # reported, not yet committed
+        self._versions: dict[int, VersionEntry] = {}  # the last one of each device that no commit has seen
         self.on_greedy: Callable[[int], None] = lambda device: None  # ends its session
         self.cut_off = 0
 
@@ -128,9 +128,9 @@ class Reports:
             self._transfers.stop(device, conn, message.transfer)
             self._acknowledge(device, conn, message.id)
         elif isinstance(message, messages.Version):
-            record = (await self._store.devices_by_number([device]))[0]
-            if record is not None:
-                await self.report_version(device, message.version, record, conn=conn, answer=message.id)
+            known = await self._read_known_version(device)
+            if known is not None:
+                self.report_version(device, message.version, known, newest, conn=conn, answer=message.id)
         elif isinstance(message, messages.Check):
             self._check(device, conn, message)
         else:
@@ -173,8 +173,7 @@ class Reports:
     async def _result(self, device: int, conn: int, message: messages.Result, newest: Upgrade | None) -> None:
         known = ""
         if message.version is not None:
-            record = (await self._store.devices_by_number([device]))[0]
-            known = self.known_version(device, record)
+            known = await self._read_known_version(device) or ""
             self._record_version(device, message.version, known, conn)
             about_newest = newest is not None and newest.batch == number_of(message.batch)
             is_its_report = newest is not None and about_newest and self._was_given(newest)
@@ -193,37 +192,52 @@ class Reports:
 
     # -- versions --------------------------------------------------------------------------------
 
-    def known_version(self, device: int, record: Device | None) -> str:
+    def known_version(self, device: int, record: Device) -> str:
         """The version reported last, pending included; "" if none ever was."""
-        return self._versions.get(device) or (record.version if record is not None else None) or ""
+        waiting = self._versions.get(device)
+        return (record.version or "") if waiting is None else waiting.version
+
+    async def _read_known_version(self, device: int) -> str | None:
+        """The same, read from the store if need be; None when the device is gone."""
+        waiting = self._versions.get(device)
+        if waiting is not None:
+            return waiting.version
+        record = (await self._store.devices_by_number([device]))[0]
+        return None if record is None else self.known_version(device, record)
 
     def _record_version(self, device: int, version: str, known: str, conn: int) -> None:
-        """Make the device's reported version durable, if it is news."""
+        """Make the device's reported version durable, if it is news.
+
+        It takes the place of one that still waits, so a device that reports faster than the disk writes has
+        one waiting and one under way, and fills no journal.
+        """
         if version == known:
             return
-        self._versions[device] = version
+        change = ReportVersion(device, version, self._upgrades.clock.now_ms(), conn)
+        waiting = self._versions.get(device)
+        if waiting is not None and self._upgrades.can_amend(waiting):
+            waiting.report(change)
+            return
+        entry = self._versions[device] = VersionEntry(self._upgrades, change)
 
         def committed() -> None:
-            if self._versions.get(device) == version:
+            if self._versions.get(device) is entry:
                 del self._versions[device]
 
-        change = ReportVersion(device, version, self._upgrades.clock.now_ms(), conn)
-        entry = DeviceEntry(self._upgrades, device, (change,))
         entry.followers.append(committed)
         self._upgrades.submit(entry)
 
-    async def report_version(
-        self, device: int, version: str, record: Device, *, conn: int, answer: str | None
+    def report_version(
+        self, device: int, version: str, known: str, newest: Upgrade | None, *, conn: int, answer: str | None
     ) -> None:
         """A version reported at login or alone: for the device's record, and for its newest upgrade.
 
-        `answer`: the id of the message, acknowledged when all of it is durable; None at login.
+        `known`: the one before; `answer`: the id of the message, acknowledged when all of it is durable; None
+        at login.
         """
-        known = self.known_version(device, record)
         self._record_version(device, version, known, conn)
-        upgrade = (await self._upgrades.newest([device]))[0]
-        if upgrade is not None and self._upgrades.known(upgrade):
-            self._upgrades.decide(upgrade, VersionReported(version, known), conn=conn)
+        if newest is not None and self._upgrades.known(newest):
+            self._upgrades.decide(newest, VersionReported(version, known), conn=conn)
             self._upgrades.release(device)
         self._acknowledge(device, conn, answer)
 

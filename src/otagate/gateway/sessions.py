@@ -186,7 +186,8 @@ class Sessions:
                 continue  # a newer login of the same drain
             if upgrade is not None and upgrade.row.state in RUNNING_STATES and self._upgrades.known(upgrade):
                 self._upgrades.rows.setdefault(device, upgrade)
-            await self.reports.report_version(device, hello.version, record, conn=conn, answer=None)
+            known = self.reports.known_version(device, record)
+            self.reports.report_version(device, hello.version, known, upgrade, conn=conn, answer=None)
             welcome = partial(self._welcome, conn, hello, nonce, record, upgrade)
             self._upgrades.after_pending(device, welcome)
 

@@ -210,6 +210,11 @@ class Upgrades:
         self._pending[entry.device] = entry
         self.journal.submit(entry)
 
+    def can_amend(self, entry: DeviceEntry) -> bool:
+        """Whether other changes may stand in the entry's place: nothing of its device came behind it, and no
+        commit has begun with it."""
+        return not entry.taken and self._pending.get(entry.device) is entry
+
     def _note(self, batch: BatchInProgress, device: int, row: Row) -> None:
         """Keep the roster and the push slots in step with a row."""
         batch.roster.update(device, row.state, row.attempt, row.due_ms)

@@ -310,6 +310,26 @@ def test_development_certificates_by_name(tmp_path: Path, capsys: pytest.Capture
         assert f"--names {name} is no host name" in capsys.readouterr().err
 
 
+def test_a_device_s_broken_record_is_no_fault_of_operators(tmp_path: Path, folder: Path) -> None:
+    """Theirs is Python's ssl, in the same thread, which reads the same queue of errors."""
+    environment = settings(folder, ADMIN__TLS="true")
+    with (
+        running(tmp_path / "data", environment=environment, ca=folder / "ca.pem") as gateway,
+        Operator(gateway) as before,
+    ):
+        before.call("GET", "/products", 200)
+        for _ in range(5):
+            device = Peer(gateway, folder).socket
+            with socket.socket(fileno=os.dup(device.fileno())) as below:
+                below.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))  # a record that nobody sealed
+                with pytest.raises(OSError, match=r"alert|reset"):
+                    device.recv(1)
+            device.close()
+            before.call("GET", "/products", 200)
+            with Operator(gateway) as behind:
+                behind.call("GET", "/products", 200)
+
+
 def test_operators_below_tls(tmp_path: Path) -> None:
     """The API, the command line, and SIGHUP: for new connections there is another certificate."""
     folder, renewed = tmp_path / "certs", tmp_path / "renewed"

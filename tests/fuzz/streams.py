@@ -290,6 +290,8 @@ def fuzz_proxy(data: bytes) -> None:
     stage.peers.append(peer)
     trusted = ipaddress.ip_address(source) in network
     address, size = expected_address(said, own, trusted)
+    if size and choice & 4:
+        said, address, size = said[:size] * 2, REFUSED, 0  # there may be one
     if size:
         said = said[:size] + OPENINGS[link] + frame(link, TEXT, b"hello")
     at %= len(said) + 1

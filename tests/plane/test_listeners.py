@@ -11,7 +11,7 @@ import pytest
 
 from otagate import plane
 
-from .rig import PREFACE, TEXT, Rig
+from .rig import PREFACE, TEXT, Rig, frame
 
 
 def test_rest_at_the_bound_and_rouse_when_one_leaves(make_rig: Callable[..., Rig]) -> None:
@@ -167,6 +167,29 @@ def test_slots_are_used_again_under_new_numbers(make_rig: Callable[..., Rig]) ->
     assert len(seen) == 200
     assert all(0 < conn < 2**52 for conn in seen)
     assert len({conn & 0xFFFFF for conn in seen}) <= 4
+
+
+def test_a_slot_is_used_again_while_it_waits_for_a_turn(make_rig: Callable[..., Rig]) -> None:
+    """Its place in the line is the new connection's, once: taken twice, it would cut the line."""
+    rig = make_rig(turn_messages_max=1, drain_events_max=1)
+    ended, other = rig.login("tcp", device=1), rig.login("tcp", device=2)
+    rig.settle()
+    for peer in (ended, other):
+        peer.send_raw(frame("tcp", TEXT, b"here") * 3)
+    rig.wait_event(plane.MESSAGE)  # they stand in line for the rest
+    rig.apply((plane.SEND, ended.conn, bytes(1 << 20)))  # above the bound, and so the end
+    begun = rig.connect()
+    begun.send_raw(PREFACE + frame("tcp", TEXT, b"hello"))
+    hello = rig.wait_event(plane.HELLO)[1]
+    assert hello & 0xFFFFF == ended.conn & 0xFFFFF
+    rig.apply((plane.ADMIT, hello, 3))
+    for peer in (begun, other):
+        peer.send(TEXT, b"last")
+    for device in (2, 3):
+        rig.wait(lambda device=device: (device, b"last") in [event[2:] for event in rig.events])
+    for _ in range(20):
+        rig.turn()
+    assert not rig.plane.pending
 
 
 def test_many_arrive_at_once(make_rig: Callable[..., Rig]) -> None:

@@ -22,7 +22,7 @@ cdef struct Credentials:                # PEM, each with its size; empty: none
     bint insist                         # … without which there is no connection
     int name_kind                       # one of NameKind
 
-# 0; or which part is at fault, and OpenSSL's error queue may say why. The old context serves its connections on.
+# 0; or which part is at fault, and the culprit may say why. The old context serves its connections on.
 cdef enum Fault:
     FAULT_NONE = 0
     FAULT_MEMORY = 1
@@ -36,6 +36,7 @@ cdef enum Fault:
 cdef struct Culprit:
     uint32_t pair                       # its index
     uint32_t other                      # and that of the other one, which has the same name
+    const char* reason                  # OpenSSL's; NULL: none
     Host host
 
 # For what is encrypted; OpenSSL would ask at the terminal.

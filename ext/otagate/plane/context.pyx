@@ -28,10 +28,10 @@ from otagate.plane.openssl cimport (
     SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_SUCCESS, SSL_TICKET_SUCCESS_RENEW,
     SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_OK, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE,
     SSL_VERIFY_PEER, TLS1_2_VERSION, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_PARTIAL_CHAIN,
-    BIO, BIO_free, BIO_new_mem_buf, ERR_clear_error, ERR_peek_last_error, EVP_aes_256_cbc, EVP_CIPHER_CTX,
-    EVP_DecryptInit_ex, EVP_Digest, EVP_EncryptInit_ex, EVP_MAC_CTX, EVP_MAC_CTX_set_params, EVP_PKEY,
-    EVP_PKEY_free, EVP_sha256, OSSL_PARAM, OSSL_PARAM_construct_end, OSSL_PARAM_construct_octet_string,
-    OSSL_PARAM_construct_utf8_string, PEM_read_bio_PrivateKey, PEM_read_bio_X509, PEM_read_bio_X509_CRL,
+    BIO, BIO_free, BIO_new_mem_buf, ERR_clear_error, ERR_peek_last_error, ERR_reason_error_string,
+    EVP_aes_256_cbc, EVP_CIPHER_CTX, EVP_DecryptInit_ex, EVP_Digest, EVP_EncryptInit_ex, EVP_MAC_CTX,
+    EVP_MAC_CTX_set_params, EVP_PKEY, EVP_PKEY_free, EVP_sha256, OSSL_PARAM, OSSL_PARAM_construct_end,
+    OSSL_PARAM_construct_octet_string, OSSL_PARAM_construct_utf8_string, PEM_read_bio_PrivateKey, PEM_read_bio_X509, PEM_read_bio_X509_CRL,
     RAND_bytes, SSL, SSL_CTX, SSL_CTX_add1_chain_cert, SSL_CTX_free, SSL_CTX_get_app_data,
     SSL_CTX_get_cert_store, SSL_CTX_new, SSL_CTX_set1_cert_store, SSL_CTX_set1_groups_list,
     SSL_CTX_set_alpn_select_cb, SSL_CTX_set_app_data, SSL_CTX_set_cert_verify_callback,
@@ -358,6 +358,8 @@ cdef Fault use_credentials(Core* core, const Credentials* given, Culprit* culpri
     if hosts == NULL:
         return FAULT_MEMORY
     fault = make_contexts(hosts, given, &core.tls, culprit)
+    culprit.reason = ERR_reason_error_string(ERR_peek_last_error())
+    ERR_clear_error()  # or Python's ssl, in this thread, would take it for its own
     first = hosts.contexts[0]
     if fault == FAULT_NONE and choose_by_name(hosts, &core.tls) < 0:
         fault = FAULT_MEMORY

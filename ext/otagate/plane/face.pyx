@@ -25,7 +25,6 @@ from otagate.plane.commands cimport (
 from otagate.plane.core cimport create_core, destroy_core, run
 from otagate.plane.events cimport forget_events
 from otagate.plane.listener cimport add_listener, drop_listeners
-from otagate.plane.openssl cimport ERR_peek_last_error, ERR_reason_error_string
 from otagate.plane.revocation cimport end_revoked
 from otagate.plane.state cimport (
     CERTIFICATES_MAX, CHUNK_BITS_MIN, CHUNK_SIZES, EVENT_CLOSED, EVENT_ENDED, EVENT_HELLO, EVENT_STARTED,
@@ -155,8 +154,7 @@ cdef Exception fault_of(Fault fault, const Culprit* culprit, list labels):
         name = (<const char*>culprit.host.name)[:culprit.host.size].decode("latin-1")
         one = f"the certificate of {label}" if label else "the first certificate"
         return ValueError(f"{one} and that of {labels[culprit.other]} both have the name {name}")
-    reason = ERR_reason_error_string(ERR_peek_last_error())
-    words = (<bytes>reason).decode() if reason != NULL else "not PEM"
+    words = (<bytes>culprit.reason).decode() if culprit.reason != NULL else "not PEM"
     part = FAULTS[<int>fault]
     if label and fault in (FAULT_CERTIFICATE, FAULT_KEY):
         part = f"{part} of {label}"

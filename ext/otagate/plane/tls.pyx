@@ -417,7 +417,6 @@ cdef ssize_t send_file_sealed(
 cdef ssize_t outcome_of(Core* core, Below* below, int returned) noexcept nogil:
     """Why OpenSSL gave no bytes."""
     cdef int error = SSL_get_error(below.ssl, returned)
-    ERR_clear_error()  # the thread's queue is Python's ssl's, too: it would take what lies there for its own
     if error == SSL_ERROR_WANT_READ:
         return TRANSPORT_AGAIN
     if error == SSL_ERROR_ZERO_RETURN or core.tls.ended:
@@ -449,6 +448,7 @@ cdef ssize_t receive_opened(
             outcome = outcome_of(core, below, opened)
             break
         total += <size_t>opened
+    ERR_clear_error()  # the thread's queue is Python's ssl's, too: it would take what lies there for its own
     tls.given_size = 0
     # Flights, tickets and alerts, and answers to key updates. What the kernel refuses waits for a write turn.
     if push_all(core, connection, False) == TRANSPORT_LOST:

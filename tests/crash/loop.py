@@ -177,8 +177,10 @@ def facts(operator: Operator) -> Iterator[str]:
 async def log_in_once(address: tuple[str, int], identifier: str, product: str) -> None:
     """A batch takes devices that have logged in."""
     device = await Device.connect(address, "tcp", identifier, product)
-    await device.log_in("1.0")
-    await device.aclose()
+    try:
+        await device.log_in("1.0")
+    finally:
+        await device.aclose()
 
 
 class CrashLoop:

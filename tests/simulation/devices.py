@@ -64,7 +64,7 @@ class SimulatedDevice:
         world, chance = self._world, self._chance
         if self._link is not None or self.deleted or world.closing:
             return
-        if world.down or not world.gateway.plane.listening:
+        if world.away:
             world.waiting.append(self)  # it goes on trying, and gets through soon after the start
             return
         self.sessions += 1

@@ -238,6 +238,12 @@ def forget_grace() -> Patches:
 
 
 @fault("time-out clock")
+def forget_sleep() -> Patches:
+    """no grace after a sleep of the machine."""
+    return [(Deadlines, "_hold_back", nothing)]
+
+
+@fault("time-out clock")
 def forget_clocks() -> Patches:
     """time-outs forgotten by a restart."""
     roster_of = Batches._roster
@@ -393,6 +399,23 @@ def stream_on() -> Patches:
             del self.downloads[device]
 
     return [(Transfers, "stop_attempt", only_forget)]
+
+
+@fault("leaks", "images", "waiting_for")
+def never_end() -> Patches:
+    """end of a transfer not heard."""
+    return [(Transfers, "ended", nothing)]
+
+
+@fault("images")
+def keep_unreadable() -> Patches:
+    """image that became unreadable not opened anew."""
+    ended = Transfers.ended
+
+    def keep(self: Any, device: int, conn: int, transfer: int, reason: int) -> None:
+        ended(self, device, conn, transfer, plane.DONE if reason == plane.FAILED else reason)
+
+    return [(Transfers, "ended", keep)]
 
 
 @fault("takeover")

@@ -310,7 +310,8 @@ class Judge:
             elif now_ms > since_ms + 100:
                 text = f"connection {conn} was not told that attempt {attempt} of batch {batch} is over"
                 world.violate("cancels", text)
-        if world.store.busy or now_ms < max(world.store.slow_until_ms, world.started_at_ms) + 2 * LATE_MS:
+        since_ms = max(world.store.slow_until_ms, world.started_at_ms, world.woke_at_ms)
+        if world.store.busy or now_ms < since_ms + 2 * LATE_MS:
             self._pushable_ms.clear()
             return
         free = self.slots_held() < world.plan.pushes_max
@@ -378,7 +379,8 @@ class Judge:
         self._leak("rows", set(upgrades.rows) - (set(running) & set(self.online)))
         pushed = {device for device in running if self._waiting_row(device, running[device])}
         self._leak("awaiting", upgrades.awaiting - pushed)
-        self._leak("downloads", set(gateway.transfers.downloads) - (set(running) & set(self.online)))
+        streaming = {device for device, link in self.online.items() if link.transfer is not None}
+        self._leak("downloads", set(gateway.transfers.downloads) - (set(running) & streaming))
         self._leak("logging_in", upgrades.logging_in)
         self._leak("pending", upgrades._pending)
         self._leak("dirty", upgrades._dirty)

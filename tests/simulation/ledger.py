@@ -199,9 +199,7 @@ class Ledger:
         elif cause == Cause.RETURNED_UNANSWERED:
             world.judge.deliveries_spent(key, before.attempt)
         elif cause == Cause.UPGRADE_TIMEOUT:
-            due_ms = before.due_ms
-            if due_ms <= world.started_ms:
-                due_ms = world.started_ms + world.grace_ms
+            due_ms = self.due_of(before)
             if now_ms < due_ms:
                 world.violate("time-out clock", f"{key} times out {due_ms - now_ms} ms early")
         retry_ms = now_ms + (batch.retry_interval_minutes or 0) * 60_000
@@ -417,10 +415,13 @@ class Ledger:
         return min(due for due in dues if due >= world.gateway_ms)
 
     def due_of(self, row: Row) -> int:
-        """When a row falls due, the grace after a start included."""
-        if row.state == UPGRADING and row.due_ms <= self._world.started_ms:
-            return self._world.started_ms + self._world.grace_ms
-        return row.due_ms
+        """When a row falls due, the grace after a start and after each sleep included."""
+        world, due_ms = self._world, row.due_ms
+        if row.state == UPGRADING:
+            for began_ms in (world.started_ms, *world.woke_ms):
+                if due_ms <= began_ms:
+                    due_ms = began_ms + world.grace_ms
+        return due_ms
 
 
 assert limits.deliveries_max == 3

@@ -123,13 +123,14 @@ class Operators:
             retry_interval_minutes=chance.choice((1, 5, 60, 700)) if retries else None,
         )
         world.aim(1_000)
+        sleeps = world.sleeps
         view = await world.service.create_batch(request)
         number = number_of(view.id)
         self.batches[number] = view
         known = world.ledger.batches.get(number)
         if known is None:
             world.violate("durability", f"the creation of {view.id} was answered and is not durable")
-        elif world.wall_is_known and known.status == BatchStatus.IN_PROGRESS:
+        elif world.wall_is_known and world.sleeps == sleeps and known.status == BatchStatus.IN_PROGRESS:
             days_ms = known.expires_at_ms - world.wall_ms
             # It counts from before its commit, which waits for the one under way; each pauses twice.
             if abs(days_ms - known.validity_days * DAY_MS) > world.wall_slack_ms + world.plan.commit_ms * 4:

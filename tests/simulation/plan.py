@@ -28,6 +28,8 @@ class Plan:
     mischief: float  # duplicates and stale reports per message
     restarts: int
     wall_steps: int
+    sleeps: int  # of the machine
+    unreadable: float  # how often an image is, when it is opened or as a chunk is read
     batches: int
     acts: int  # of operators, besides batches
     rivals: float  # another gateway was faster
@@ -51,6 +53,8 @@ def draw(seed: int, *, large: bool = False) -> Plan:
         mischief=source.choice((0.0, 0.02, 0.1, 0.3)),
         restarts=source.choice((0, 1, 1, 2, 3)),
         wall_steps=source.choice((0, 0, 1, 2)),
+        sleeps=source.choice((0, 0, 1, 2)),
+        unreadable=source.choice((0.0, 0.0, 0.005, 0.05)),
         batches=source.choice((1, 2, 3, 4)),
         acts=source.choice((0, 2, 5)),
         rivals=source.choice((0.0, 0.0, 0.02)),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NONCE = b"00112233445566778899aabbccddeeff"
 CHUNK_BYTES = 1024
+STREAMS_SINCE_MAX = 3  # of an image that failed
 SILENT_MS = int(limits.heartbeats_missed * limits.heartbeat_s * 1000)
 
 
@@ -51,11 +52,12 @@ class Link:
 class Transfer:
     """A download on a link: waits for a slot, then streams."""
 
-    __slots__ = ("end", "link", "number", "offset", "pair", "running", "started")
+    __slots__ = ("end", "image", "link", "number", "offset", "pair", "running", "started")
 
-    def __init__(self, link: Link, number: int, offset: int, end: int) -> None:
+    def __init__(self, link: Link, number: int, image: int, offset: int, end: int) -> None:
         self.link = link
         self.number = number
+        self.image = image
         self.offset = offset
         self.end = end
         self.running = False
@@ -75,6 +77,12 @@ class SimulatedPlane:
         self.links: dict[int, Link] = {}
         self._gone_links: dict[int, Link] = {}
         self.images: dict[int, set[int]] = {}
+        self._unopened: set[int] = set()  # images on which no transfer begins
+        self._unreadable: set[int] = set()  # and those on which none gets far
+        self._failing: dict[tuple[int, int], int] = {}  # conn, transfer → image: not told yet
+        self._failed: dict[int, int] = {}  # image of which it was told → streams since
+        self._last_image = 0
+        self._disk = world.source("images")
         self._running = 0
         self._waiting: deque[Transfer] = deque()
         self.dead = False
@@ -105,6 +113,8 @@ class SimulatedPlane:
         heard, self._heard = self._heard, []
         for event in events:
             self._world.trace("event", *event[:3])
+            if event[0] == plane.ENDED and event[4] == plane.FAILED:
+                self._failed.setdefault(self._failing.pop((event[1], event[3])), 0)
         for link, message in heard:
             self._world.judge.heard(link, message)
         return events
@@ -119,6 +129,9 @@ class SimulatedPlane:
             kind, number, *rest = command
             if kind == plane.IMAGE:
                 self.images[number] = set()
+                self._last_image = number
+                if self._is_misread():
+                    self._unopened.add(number)
             elif kind == plane.DIGESTS:
                 self.images.get(number, set()).add(rest[0])
             elif kind == plane.DROP_IMAGE:
@@ -223,7 +236,7 @@ class SimulatedPlane:
         if link.superseded:
             self._world.judge.superseded(link)
 
-    def _gone(self, link: Link) -> None:
+    def _gone(self, link: Link, code: int = plane.LOST) -> None:
         if self.dead or not link.there:
             return
         link.there = False
@@ -231,7 +244,7 @@ class SimulatedPlane:
         self._gone_links[link.conn] = link
         self._stop(link)
         if link.number:
-            self.put(plane.CLOSED, link.conn, link.number, plane.LOST)
+            self.put(plane.CLOSED, link.conn, link.number, code)
         if link.alive and not link.superseded:
             link.device.closed(link, plane.LOST)
         self._world.judge.gone(link)
@@ -246,17 +259,49 @@ class SimulatedPlane:
                 link.device.closed(link, plane.LOST)
         self.links.clear()
 
+    def fall_silent(self) -> None:
+        """The machine has slept for so long that devices give their connections up."""
+        for link in list(self.links.values()):
+            if link.alive:
+                link.alive = False
+                link.device.closed(link, plane.LOST)
+
+    def notice_silence(self) -> None:
+        """The machine wakes, and closes the connections that were silent."""
+        for link in list(self.links.values()):
+            self._gone(link)
+
     # -- transfers -------------------------------------------------------------------------------
+
+    def _is_misread(self) -> bool:
+        often = self._world.plan.unreadable
+        return often > 0 and self._disk.random() < often
 
     def _stream(self, link: Link, number: int, image: int, offset: int, end: int, size: int, *_: int) -> None:
         if link.transfer is not None:
             self._end(link.transfer, plane.REPLACED)
-        if size not in self.images.get(image, ()):
-            self._world.violate("digests", f"a stream of image {image} before its digests")
-        transfer = link.transfer = Transfer(link, number, offset, end)
+        transfer = link.transfer = Transfer(link, number, image, offset, end)
         self._world.judge.streams(transfer)
         self._waiting.append(transfer)
+        self._judge_image(image)
+        sizes = self.images.get(image)
+        if image in self._unopened or (sizes is None and image <= self._last_image):
+            self._fail(transfer)  # it could not be opened, or was dropped while this was prepared
+            return
+        if sizes is None or size not in sizes:
+            self._world.violate("digests", f"a stream of image {image} before its digests")
         self._next()
+
+    def _fail(self, transfer: Transfer) -> None:
+        self._failing[transfer.link.conn, transfer.number] = transfer.image
+        self._end(transfer, plane.FAILED)
+
+    def _judge_image(self, image: int) -> None:
+        """Who hears that a transfer failed opens its image anew: unless nobody wanted that one any more."""
+        if image in self._failed and image in self.images:
+            self._failed[image] += 1
+            if self._failed[image] > STREAMS_SINCE_MAX:
+                self._world.violate("images", f"image {image} is streamed again and again, though it failed")
 
     def _next(self) -> None:
         while self._waiting and self._running < self._world.plan.transfers_max:
@@ -269,9 +314,17 @@ class SimulatedPlane:
         link = transfer.link
         if link.transfer is not transfer or not link.there or self.dead:
             return
+        if self._world.wakes_at_ms:
+            self._world.at(self._world.wakes_at_ms, self._chunk, transfer)
+            return
         if not transfer.started:
             transfer.started = True
             self.put(plane.STARTED, link.conn, link.number, transfer.number)
+        if transfer.image in self._unreadable or self._is_misread():
+            self._unreadable.add(transfer.image)
+            self._fail(transfer)
+            self._gone(link, plane.IMAGE_UNREADABLE)
+            return
         self._world.judge.chunk(transfer)
         until = min(transfer.end, (transfer.offset // CHUNK_BYTES + 1) * CHUNK_BYTES)
         self._down(link, link.device.receive_chunk, transfer.number, transfer.offset, until - transfer.offset)

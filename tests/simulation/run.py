@@ -90,6 +90,7 @@ def run_seed(seed: int, *, large: bool = False, write: Callable[[str], object] |
         "devices": world.plan.devices,
         "batches": len(world.ledger.batches),
         "restarts": world.restarts,
+        "sleeps": world.sleeps,
         "commits": world.ledger.commits,
         "acks": judge.acks,
         "upgrade messages": judge.upgrades,

@@ -93,6 +93,10 @@ class World:
         self.grace_ms = 0
         self.late_ms = WALL_SLACK_MS + 1_200
         self.restarts = 0
+        self.sleeps = 0
+        self.wakes_at_ms = 0  # while the machine sleeps
+        self.woke_at_ms = 0
+        self.woke_ms: list[int] = []  # each time in this incarnation, by the gateway's clock
         self.wall_slack_ms = WALL_SLACK_MS
 
     # -- time ------------------------------------------------------------------------------------
@@ -115,7 +119,7 @@ class World:
     @property
     def wall_is_known(self) -> bool:
         """Whether the gateway must have seen the last step of the wall clock."""
-        return self.now_ms > max(self._wall_changed_ms, self.started_at_ms) + UNKNOWN_MS
+        return self.now_ms > max(self._wall_changed_ms, self.started_at_ms, self.woke_at_ms) + UNKNOWN_MS
 
     def wall_of(self, gateway_ms: int) -> int:
         """The wall clock at a time of the gateway's clock."""
@@ -188,6 +192,7 @@ class World:
         floor_ms = await self.store.newest_time_ms()
         self._base_ms = max(self.wall_ms, floor_ms) - self.now_ms
         self.started_at_ms, self.started_ms = self.now_ms, self.gateway_ms
+        self.woke_ms.clear()
         self.ledger.restarted()
         self.judge.restarted()
         configuration = config.Configuration(
@@ -198,7 +203,12 @@ class World:
             )
         )
         self.grace_ms = configuration.upgrade.restart_grace_s * 1000
-        clock = Clock(floor_ms, wall_ms=lambda: self.wall_ms, elapsed_ms=lambda: self.now_ms)
+        clock = Clock(
+            floor_ms,
+            wall_ms=lambda: self.wall_ms,
+            elapsed_ms=lambda: self.now_ms,
+            asleep_ms=lambda: self._clock.asleep_ms,
+        )
         plane = SimulatedPlane(self)
         try:
             async with trio.open_nursery() as nursery:
@@ -213,15 +223,24 @@ class World:
                 self._clock.wake()
                 self.active()
                 self.trace("started", self.started_ms)
-                waiting, self.waiting = self.waiting, []
-                for device in waiting:
-                    device.connect_in(self._chance.choice((0, self._chance.randint(0, MINUTE_MS))))
+                self._let_in()
                 task_status.started()
                 await trio.sleep_forever()
         except* Killed:
             assert self.killed.is_set()
         finally:
             self._stopped.set()
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody accepts a connection."""
+        return self.down or bool(self.wakes_at_ms) or not self.gateway.plane.listening
+
+    def _let_in(self) -> None:
+        """Who tried in vain while nobody was there gets through soon."""
+        waiting, self.waiting = self.waiting, []
+        for device in waiting:
+            device.connect_in(self._chance.choice((0, self._chance.randint(0, MINUTE_MS))))
 
     def _watch(self, submit: Callable[[Entry], None]) -> Callable[[Entry], None]:
         """Remember who waits for an answer: after a kill they must learn that there is none."""
@@ -295,6 +314,9 @@ class World:
             self.at(chance.randint(10_000, plan.busy_ms), self._begin_restart, 0.5)
         for _ in range(plan.wall_steps):
             self.at(chance.randint(10_000, plan.busy_ms * 2), self._step_wall_clock)
+        for _ in range(plan.sleeps):
+            within_ms = chance.choice((5 * MINUTE_MS, plan.busy_ms))  # much is under way at first
+            self.at(chance.randint(15_000, within_ms), self._sleep)
 
     def aim(self, most_ms: int) -> None:
         """Something delicate has begun: a moment at which to be killed, if there is a kill left."""
@@ -310,6 +332,26 @@ class World:
             await self._restart(kill=chance.random() < kills, away_ms=away_ms)
 
         self.nursery.start_soon(restart)
+
+    def _sleep(self) -> None:
+        """The machine sleeps, for so long that no connection outlives it; all others go on meanwhile."""
+        if self.down or self.wakes_at_ms:
+            return
+        self.sleeps += 1
+        self.wakes_at_ms = self.now_ms + self._chance.choice((5 * MINUTE_MS, HOUR_MS, 8 * HOUR_MS))
+        self.trace("asleep until", self.wakes_at_ms)
+        plane = self.gateway.plane
+        self.at(self.now_ms + SILENT_MS, plane.fall_silent)
+        while self._heap and self._heap[0][0] < self.wakes_at_ms:
+            at_ms, _, call, arguments = heapq.heappop(self._heap)
+            self._clock.pass_asleep(max(at_ms, self.now_ms))
+            call(*arguments)  # none of the gateway's tasks runs until this returns
+        self._clock.pass_asleep(self.wakes_at_ms)
+        self.wakes_at_ms, self.woke_at_ms = 0, self.now_ms
+        self.woke_ms.append(self.gateway_ms)
+        plane.notice_silence()
+        self._let_in()
+        self.active()
 
     def _step_wall_clock(self) -> None:
         chance = self._chance

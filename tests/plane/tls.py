@@ -77,6 +77,13 @@ class Secured:
         self.flush()
         return sent
 
+    def send_changed(self, data: bytes) -> None:
+        """A record that somebody has changed on its way."""
+        self.ssl.write(data)
+        record = bytearray(self.outgoing.read())
+        record[50] ^= 1
+        self.raw.send(record)
+
     def recv(self, size: int) -> bytes:
         self.pull()
         try:

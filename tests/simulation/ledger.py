@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from otagate import limits
 from otagate.errors import RequestError
+from otagate.gateway.deadlines import TICK_MS_MIN
 from otagate.gateway.journal import Entry
 from otagate.store import records, tables
 from otagate.store.interface import (
@@ -403,7 +404,10 @@ class Ledger:
         return max(self._world.numbers(), default=0)
 
     def next_due_ms(self) -> int:
-        """When, by the gateway's clock, the next row or batch falls due; far away if none does."""
+        """When, by the gateway's clock, the next row or batch falls due; far away if none does.
+
+        One that fell due just now counts too: the tick that sees to it may be as far away as ticks keep.
+        """
         world = self._world
         dues = [2**53]
         for number, batch in self.batches.items():
@@ -414,7 +418,7 @@ class Ledger:
                     for device in self.members[number]
                     if (row := self.rows[device, number]).due_ms
                 )
-        return min(due for due in dues if due >= world.gateway_ms)
+        return min(due for due in dues if due >= world.gateway_ms - TICK_MS_MIN)
 
     def due_of(self, row: Row) -> int:
         """When a row falls due, the grace after a start included."""

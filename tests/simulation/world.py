@@ -16,6 +16,7 @@ import trio
 
 from otagate import config
 from otagate.gateway.clock import Clock
+from otagate.gateway.deadlines import TICK_MS_MIN
 from otagate.gateway.entries import Ending
 from otagate.gateway.journal import Entry, Write
 from otagate.gateway.server import Gateway
@@ -362,7 +363,10 @@ class World:
     def _next_due_ms(self) -> int:
         due_ms = self.ledger.next_due_ms() - self._base_ms
         for link in self.judge.online.values():
-            if link.delivered_ms is not None and link.delivered_ms + ACKNOWLEDGE_MS >= self.now_ms:
+            if (
+                link.delivered_ms is not None
+                and link.delivered_ms + ACKNOWLEDGE_MS >= self.now_ms - TICK_MS_MIN
+            ):
                 due_ms = min(due_ms, link.delivered_ms + ACKNOWLEDGE_MS)
         return due_ms
 

@@ -1,7 +1,9 @@
 """TLS beside nginx and trio.SSLStream: the same OpenSSL, key, clients and work, in turns on one core.
 
 What is compared is the server's processor time: so many handshakes, or bytes, for each second of it. A rate
-on the clock would tell of the clients, whose part of a handshake is the dearer one.
+on the clock would tell of the clients, whose part of a handshake is the dearer one. One core of them leaves a
+third of the server's idle, where nearly each handshake wakes the server alone. What a full core does, as when
+a fleet returns, is seen beside a neighbour that never rests: the server has less of its core, and is busy.
 """
 
 import json
@@ -12,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from .. import machine
 from ..machine import PYTHON
 from ..measure import Bench, Meter, Result, World
 from ..peers.registry import HTTP_IMAGE, IMAGE_BYTES, NGINX_TLS, NGINX_TLS_SNDBUF, TRIO_TLS, Peer
-from ..processes import BenchError
+from ..processes import BenchError, Process
 from ..report import Report, markdown_table, with_spread
 
 MIB = 2**20
@@ -38,11 +40,15 @@ REQUEST = b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n"
 DEVICE = "bench/d0"
 FILES = (("certificate", "pem"), ("key", "key"))
 FULL, RESUMED, FULL_MUTUAL = "full handshakes", "resumptions", "full handshakes, mutual"
+FULL_BUSY, RESUMED_BUSY = "full handshakes, busy core", "resumptions, busy core"
+NEIGHBOUR = (PYTHON, "-c", "while True: pass")
 STREAMING = "streaming"
 IDLE, IDLE_MUTUAL = "idle", "idle, with a client certificate, before the login"
 ROWS = (
-    ("full handshakes", FULL, "per_cpu_s"),
-    ("resumptions", RESUMED, "per_cpu_s"),
+    ("full handshakes, on a core that is busy", FULL_BUSY, "per_cpu_s"),
+    ("resumptions, on a core that is busy", RESUMED_BUSY, "per_cpu_s"),
+    ("full handshakes, on a core that has nothing else to do", FULL, "per_cpu_s"),
+    ("resumptions, on a core that has nothing else to do", RESUMED, "per_cpu_s"),
     ("streaming", STREAMING, "per_cpu_s"),
     ("full handshakes with client certificates", FULL_MUTUAL, "per_cpu_s"),
     ("private memory of an idle connection, logged in", IDLE, "bytes_per_connection"),
@@ -146,10 +152,11 @@ def tls(
         _peer(bench, folder, trusting, TRIO_TLS) as slow,
     ):
         server = Server("gateway", world.gateway.device_port, world.pids, PREFACE, trusting)
-        for kind in (FULL, RESUMED):
-            for _ in range(turns):
-                results += _compare([_shake(bench, one, handshakes, kind) for one in (server, nginx)])
-            results.append(_shake(bench, slow, handshakes // 4, kind))
+        for kind in (FULL, RESUMED, FULL_BUSY, RESUMED_BUSY):
+            with _neighbour(bench) if kind in (FULL_BUSY, RESUMED_BUSY) else nullcontext():
+                for _ in range(turns):
+                    results += _compare([_shake(bench, one, handshakes, kind) for one in (server, nginx)])
+                results.append(_shake(bench, slow, handshakes // 4, kind))
         for _ in range(turns):
             results += _compare(_stream(bench, world, [server, nginx, nginx_sndbuf], streams, rounds))
         logged_in = _idle(bench, server, idle, IDLE, lambda number: Device(server, number))
@@ -205,9 +212,19 @@ def _peer(bench: Bench, folder: Path, trusting: ssl.SSLContext, peer: Peer) -> I
         yield Server(peer.name, port, process.pids, REQUEST, trusting)
 
 
+@contextmanager
+def _neighbour(bench: Bench) -> Iterator[None]:
+    """A process on the server's core that takes whatever it gets. None where there is no such core."""
+    if bench.server_core is None:
+        yield
+        return
+    with Process(NEIGHBOUR, bench.subfolder() / "neighbour.log", core=bench.server_core):
+        yield
+
+
 def _shake(bench: Bench, server: Server, count: int, kind: str) -> Result:
     """So many connections, one after the other in each of THREADS."""
-    resume = kind == RESUMED
+    resume = kind in (RESUMED, RESUMED_BUSY)
     bench.say(f"{server.name}: {count} {kind}")
 
     def work() -> None:

@@ -166,7 +166,7 @@ def test_a_scenario_writes_its_own_table(tmp_path: Path) -> None:
     fill(page, "tls", TABLES["tls"](Report(facts, [ours, theirs])), "tools/bench tls")
     text = page.read_text()
     assert "| streaming | 2,000 MB/CPU-s | 1.25 × | 1,600 MB/CPU-s |  |  |" in text
-    assert "| resumptions |  |  |  |  |  |" in text
+    assert "| resumptions, on a core that is busy |  |  |  |  |  |" in text
     assert text.startswith("before\n<!-- tls")
     assert text.endswith("<!-- end of tls -->\nafter")
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,24 @@ def test_following(tmp_path: Path) -> None:
         families = {family.name for family in text_string_to_metric_families(text)}
         assert {"otagate_commit_seconds", "otagate_http_requests"} <= families
         assert operator.call("GET", "/overview")["logins_total"] == 2
+
+
+def test_the_loop_turns_while_nobody_is_there(tmp_path: Path) -> None:
+    """Sweeps, time-outs and the end of a batch come when they are due, not when a device comes."""
+
+    def turns(admin: tuple[str, int]) -> float:
+        text = httpx.get(f"http://{admin[0]}:{admin[1]}/metrics").text
+        return next(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "otagate_turn_seconds_count"
+        )
+
+    with running(tmp_path / "data") as gateway:
+        begun, until_s = turns(gateway.admin), time.monotonic() + 20
+        while turns(gateway.admin) < begun + 2:
+            assert time.monotonic() < until_s, "it sleeps"
 
 
 def log_in(address: tuple[str, int], identifier: str) -> None:

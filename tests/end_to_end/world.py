@@ -83,8 +83,8 @@ class World:
         def elapsed_ms() -> int:
             return int((trio.current_time() + self._ahead_s) * 1000)
 
-        async def wait_ready() -> None:
-            with trio.CancelScope() as self._waiting:
+        async def wait_ready(wait_ms: int) -> None:
+            with trio.move_on_after(wait_ms / 1000) as self._waiting:
                 await trio.lowlevel.wait_readable(plane.fileno())
 
         newest_ms = await self.store.newest_time_ms()

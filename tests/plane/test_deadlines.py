@@ -1,5 +1,6 @@
 """The clock and the wheel: silence, signs of life, deadlines near and beyond the wheel's span."""
 
+import select
 from collections.abc import Callable
 
 import pytest
@@ -141,3 +142,22 @@ def test_silence_while_the_peer_takes_no_leave(make_rig: Callable[..., Rig], lin
     rig.wait_count("connections", 0)
     assert peer.wait_end() == [SILENT_FRAME]
     assert rig.events == []
+
+
+def test_the_alarm_wakes_python(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()  # nobody is there, so nothing else wakes it
+
+    def woken(within_s: float) -> bool:
+        return bool(select.select([rig.plane.fileno()], [], [], within_s)[0])
+
+    for ms in (1, 0, 3):
+        rig.plane.wake_after(ms)
+        assert woken(20)
+        assert rig.turn() == []
+        assert not woken(0), "once"
+    rig.plane.wake_after(1)
+    rig.plane.wake_after(3_600_000)
+    assert not woken(0), "only the latest counts"
+    rig.plane.wake_after(2_000)
+    rig.plane.wake_after(1)
+    assert woken(20)

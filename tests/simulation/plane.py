@@ -93,8 +93,9 @@ class SimulatedPlane:
             self._events.append(event)
             self._ready.set()
 
-    async def wait_ready(self) -> None:
-        await self._ready.wait()
+    async def wait_ready(self, wait_ms: int) -> None:
+        with trio.move_on_after(wait_ms / 1000):
+            await self._ready.wait()
 
     def drain(self, budget_ns: int = 0) -> list[tuple[Any, ...]]:
         """Events in order."""

@@ -34,7 +34,7 @@ from otagate.plane.connection cimport (
 )
 from otagate.plane.events cimport create_events, destroy_events
 from otagate.plane.intake cimport take_frames
-from otagate.plane.listener cimport drop_listeners, rest, rouse, tag_of_listener, tag_of_timer
+from otagate.plane.listener cimport drop_listeners, rest, rouse, tag_of_alarm, tag_of_listener, tag_of_timer
 from otagate.plane.opening cimport take_opening
 from otagate.plane.output cimport destroy_pool
 from otagate.plane.proxy cimport is_trusted
@@ -64,12 +64,12 @@ cdef enum:
 
 # -- life ------------------------------------------------------------------------------------------
 
-cdef int watch_timer(Core* core) noexcept nogil:
+cdef int watch_timer(Core* core, int timer, uint64_t tag) noexcept nogil:
     cdef epoll_event event
     memset(&event, 0, sizeof(event))
     event.events = EPOLLIN | <uint32_t>EPOLLET
-    event.data.u64 = tag_of_timer()
-    return epoll_ctl(core.epoll, EPOLL_CTL_ADD, core.timer, &event)
+    event.data.u64 = tag
+    return epoll_ctl(core.epoll, EPOLL_CTL_ADD, timer, &event)
 
 
 cdef Core* create_core(const Bounds* bounds, int* failure) noexcept nogil:
@@ -79,7 +79,7 @@ cdef Core* create_core(const Bounds* bounds, int* failure) noexcept nogil:
         failure[0] = ENOMEM
         return NULL
     core.bounds = bounds[0]
-    core.timer = -1
+    core.timer = core.alarm = -1
     for index in range(LISTENERS_MAX):
         core.listeners[index].fd = -1
     core.epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -89,7 +89,8 @@ cdef Core* create_core(const Bounds* bounds, int* failure) noexcept nogil:
     if (
         core.epoll < 0 or core.scratch == NULL or core.nonces == NULL or create_table(core) < 0
         or create_events(core) < 0 or create_wheel(core) < 0 or create_strangers(core) < 0
-        or watch_timer(core) < 0
+        or watch_timer(core, core.timer, tag_of_timer()) < 0
+        or watch_timer(core, core.alarm, tag_of_alarm()) < 0
     ):
         failure[0] = errno
         destroy_core(core)
@@ -187,6 +188,8 @@ cdef int poll(Core* core, int64_t end_ns) noexcept nogil:
         if tag == tag_of_timer():
             core.timer_armed = core.timer_woken = False
             rouse(core)
+        elif tag == tag_of_alarm():
+            pass  # it has woken Python
         elif tag >= tag_of_listener(0):
             accept_batch(core, <int>(tag - tag_of_listener(0)), end_ns)
         else:

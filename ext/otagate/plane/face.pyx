@@ -39,7 +39,7 @@ from otagate.plane.system cimport (
 from otagate.plane.table cimport find, has_turns
 from otagate.plane.tls cimport create_tls
 from otagate.plane.transfer cimport add_image, drop_image, find_image, set_digests
-from otagate.plane.wheel cimport age_ms, read_clock, wake
+from otagate.plane.wheel cimport age_ms, read_clock, set_alarm, wake
 
 import ipaddress
 import os
@@ -543,6 +543,9 @@ cdef class Plane:
         if connection == NULL:
             return None
         return connection.link, address_of(connection)
+
+    def wake_after(self, int64_t ms):
+        set_alarm(self.opened(), max(ms, 1) * 1_000_000)
 
     def advance_clock(self, int64_t ms):
         cdef Core* core = self.opened()

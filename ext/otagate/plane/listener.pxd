@@ -8,6 +8,9 @@ from otagate.plane.state cimport Core, Security
 cdef inline uint64_t tag_of_timer() noexcept nogil:
     return <uint64_t>1 << 62
 
+cdef inline uint64_t tag_of_alarm() noexcept nogil:
+    return <uint64_t>1 << 61
+
 cdef inline uint64_t tag_of_listener(int index) noexcept nogil:
     return <uint64_t>1 << 63 | <uint64_t>index
 

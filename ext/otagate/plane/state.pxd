@@ -381,6 +381,7 @@ cdef struct Core:
     Counters counters
     int epoll
     int timer
+    int alarm                           # a timer too: when Python wants to be woken
 
     Connection* connections             # mapped once, so that it never moves: `connections_max` + 1 slots
     uint32_t count

@@ -21,3 +21,4 @@ cdef void unschedule(Core* core, Connection* connection) noexcept nogil
 cdef void turn_wheel(Core* core) noexcept nogil                         # those due: flag DUE, ready list
 cdef void arm_timer(Core* core) noexcept nogil                          # the descriptor: readable in a tick
 cdef void wake(Core* core) noexcept nogil                               # readable at once
+cdef void set_alarm(Core* core, int64_t ns) noexcept nogil              # readable then, beside that; 1 or more

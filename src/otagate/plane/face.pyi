@@ -208,6 +208,9 @@ class Plane:
         None: it is gone.
         """
 
+    def wake_after(self, ms: int) -> None:
+        """Makes `fileno` readable in so many milliseconds, 1 or more; replaces the former time."""
+
     def advance_clock(self, ms: int) -> None:
         """A test's: moves the clock of the deadlines ahead. They are met in the next drain."""
 

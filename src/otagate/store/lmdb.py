@@ -35,6 +35,7 @@ from otagate import limits, logs
 from otagate.errors import CommitFailed, SchemaTooNew, StoreError
 from otagate.store import changes as rules
 from otagate.store import tables
+from otagate.store.cut import is_cut
 from otagate.store.engine import Engine
 from otagate.store.interface import Change, Outcome, Sizes
 from otagate.store.migrations import migrate
@@ -180,12 +181,22 @@ def refuse_empty(path: Path, *, readonly: bool) -> None:
         raise StoreError(f"{file} holds nothing: `otagate serve` makes a store of it")
 
 
+def refuse_cut(path: Path) -> None:
+    """StoreError for a store in `path` whose file was cut short; LMDB would die of what is not there."""
+    file = path / "data.mdb"
+    if is_cut(file):
+        raise StoreError(
+            f"{file} was cut short: part of what the store wrote there is missing. Nothing was changed; "
+            "restore a backup to a new folder (otagate restore), or begin a new store in another one (--data)"
+        )
+
+
 def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:
     """The LMDB environment of a store in `path`; StoreError names the cause."""
     try:
         if readonly and (path / "data.mdb").stat().st_size == 0:
             refuse_empty(path, readonly=True)
-        return lmdb.open(
+        environment = lmdb.open(
             str(path),
             map_size=map_bytes,
             max_dbs=len(tables.TABLES),
@@ -197,8 +208,17 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> l
             readahead=False,  # rows of a fleet are read at random
             lib_version=0,
         )
+        try:
+            with environment.begin():  # beside a writer: see is_cut. Touches no page but the meta pages
+                refuse_cut(path)
+        except BaseException:
+            environment.close()
+            raise
     except (OSError, lmdb.Error) as error:
+        if isinstance(error, lmdb.InvalidError):  # also of one that ends before LMDB's second meta page
+            refuse_cut(path)
         raise StoreError(f"cannot open the store in {path}: {error}") from error
+    return environment
 
 
 def open_tables(

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xxhash
@@ -463,13 +464,23 @@ def test_a_slow_device_gets_the_largest_chunk_whole(
 
 
 @both_links
-def test_a_close_waits_for_a_slow_chunk_but_not_for_ever(rig: Rig, link: str, tmp_path: Path) -> None:
-    """Who takes some of it again and again is not stuck, and would keep its place among the downloads."""
+@pytest.mark.parametrize(
+    ("order", "code"),
+    [((plane.CLOSE, 4002, b""), 4002), ((plane.STOP, 1), plane.STALLED)],
+    ids=["a close", "a stop"],
+)
+def test_an_end_waits_for_a_slow_chunk_but_not_for_ever(
+    rig: Rig, link: str, tmp_path: Path, order: tuple[Any, ...], code: int
+) -> None:
+    """Who takes some of it again and again is not stuck, and would keep its place among the downloads.
+
+    A chunk that just went on is looked at a step later.
+    """
     load(rig, tmp_path, CONTENT * 20, (limits.chunk_bytes_max,))
     peer = rig.login(link, rcvbuf=4096)
     rig.apply(stream(peer.conn, 1, 0, SIZE * 20, limits.chunk_bytes_max, CONTENT * 20))
     rig.settle()
-    rig.apply((plane.CLOSE, peer.conn, 4002, b""))
+    rig.apply((order[0], peer.conn, *order[1:]))
     rig.events.clear()
     waited_ms = 0
     while not rig.events:
@@ -478,8 +489,30 @@ def test_a_close_waits_for_a_slow_chunk_but_not_for_ever(rig: Rig, link: str, tm
         rig.plane.advance_clock(5_000)
         waited_ms += 5_000
         rig.settle()
-    assert rig.events == [(plane.CLOSED, peer.conn, 7, 4002)]
-    assert 4 * limits.write_stall_timeout_ms <= waited_ms <= 4 * limits.write_stall_timeout_ms + 5_000
+    assert rig.events == [(plane.CLOSED, peer.conn, 7, code)]
+    assert 0 <= waited_ms - 4 * limits.write_stall_timeout_ms <= 10_000
+    assert rig.plane.statistics()["transfers_running"] == 0
+
+
+@both_links
+def test_a_stop_that_comes_again_gives_no_more_time(rig: Rig, link: str, tmp_path: Path) -> None:
+    """Nor does a fetch after it."""
+    load(rig, tmp_path, CONTENT * 20, (limits.chunk_bytes_max,))
+    peer = rig.login(link, rcvbuf=4096)
+    rig.apply(stream(peer.conn, 1, 0, SIZE * 20, limits.chunk_bytes_max, CONTENT * 20))
+    rig.settle()
+    rig.apply((plane.STOP, peer.conn, 1))
+    rig.events.clear()
+    waited_ms = 0
+    while not any(event[0] == plane.CLOSED for event in rig.events):
+        peer.receive(4096)
+        rig.plane.advance_clock(5_000)
+        waited_ms += 5_000
+        rig.settle()
+        number = 1 + waited_ms // 5_000
+        rig.apply(stream(peer.conn, number, 0, SIZE, limits.chunk_bytes_max, CONTENT * 20))
+        rig.apply((plane.STOP, peer.conn, number))
+    assert waited_ms <= 4 * limits.write_stall_timeout_ms + 10_000
     assert rig.plane.statistics()["transfers_running"] == 0
 
 

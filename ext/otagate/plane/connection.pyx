@@ -57,7 +57,8 @@ from otagate.plane.wheel cimport FOREVER, age_ms, schedule, unschedule
 
 cdef enum:
     LOOKS = 16                          # at a reader that may be stuck, in the time that it is given
-    CLOSING_STALLS = 4                  # times what a stuck reader is given: for all that is queued at a close
+    CLOSING_STALLS = 4                  # times what a stuck reader is given: for all that is queued at a close,
+                                        # and for the rest of a chunk when its transfer is stopped
     ERROR_BYTES_MAX = 256
     CLOSE_PAYLOAD_BYTES_MAX = 125
 
@@ -99,26 +100,33 @@ cdef int64_t time_left(Core* core, Connection* connection) noexcept nogil:
 
     While output waits for the peer, the peer is judged by what it reads: what it sends, we do not read.
     """
-    cdef int64_t left = FOREVER
+    cdef int64_t left = FOREVER, stall_ms = core.bounds.write_stall_timeout_ms
     if connection.phase == PHASE_OPENING:
         left = core.bounds.handshake_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_LOGIN:
         left = core.bounds.hello_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_CLOSING:
-        left = CLOSING_STALLS * <int64_t>core.bounds.write_stall_timeout_ms - age_ms(core, connection.since)
+        left = CLOSING_STALLS * stall_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_LINGERING:
         left = core.bounds.close_timeout_ms - age_ms(core, connection.since)
     elif connection.phase == PHASE_OPEN and connection.flags & WRITABLE and core.bounds.heartbeat_timeout_ms:
         left = core.bounds.heartbeat_timeout_ms - age_ms(core, connection.seen)
     if not connection.flags & WRITABLE and connection.phase != PHASE_LINGERING:
-        left = min(left, core.bounds.write_stall_timeout_ms - age_ms(core, connection.progress))
+        left = min(left, stall_ms - age_ms(core, connection.progress))
+        if connection.transfer != NULL and connection.transfer.ending:
+            left = min(left, CLOSING_STALLS * stall_ms - age_ms(core, connection.transfer.stopped))
     return left
 
 
 cdef bint is_stuck(Core* core, Connection* connection) noexcept nogil:
-    return (
-        not connection.flags & WRITABLE
-        and age_ms(core, connection.progress) >= core.bounds.write_stall_timeout_ms
+    """Reads nothing; or keeps its place among the downloads by reading the last chunk in sips."""
+    cdef int64_t stall_ms = core.bounds.write_stall_timeout_ms
+    return not connection.flags & WRITABLE and (
+        age_ms(core, connection.progress) >= stall_ms
+        or (
+            connection.transfer != NULL and connection.transfer.ending
+            and age_ms(core, connection.transfer.stopped) >= CLOSING_STALLS * stall_ms
+        )
     )
 
 

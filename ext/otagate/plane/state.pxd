@@ -214,6 +214,7 @@ cdef struct Transfer:
     uint64_t position                   # next byte of the file to send
     uint64_t chunk_stop                 # end of this chunk
     uint32_t slot
+    uint32_t stopped                    # when it was to end; counts only while `ending`
     uint8_t running                     # 0: waits its turn
     uint8_t replaced
     uint8_t ending                      # an EndReason: ends so at the next chunk boundary

@@ -8,7 +8,7 @@ of the file. A write may stop at any byte of it: `prefix_sent` and `position` sa
 
 Invariant: a chunk whose first byte has left (`mid_chunk`) is finished before anything else is written to
 that connection. Whatever is asked meanwhile (stop, replacement, close, messages) is noted, and done at the
-boundary. Where no byte has left, it is done at once.
+boundary, which has to come in time (connection.time_left). Where no byte has left, it is done at once.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -197,6 +197,12 @@ cdef int begin_transfer(Core* core, Connection* connection, const Job* job) noex
     return 0
 
 
+cdef void end_at_boundary(Core* core, Transfer* transfer, uint8_t reason) noexcept nogil:
+    if transfer.ending == END_NOT:
+        transfer.stopped = <uint32_t>core.now_ms
+    transfer.ending = reason
+
+
 cdef void stop_transfer(Core* core, Connection* connection, int64_t wanted) noexcept nogil:
     cdef Transfer* transfer = connection.transfer
     if transfer == NULL:
@@ -204,10 +210,10 @@ cdef void stop_transfer(Core* core, Connection* connection, int64_t wanted) noex
     if transfer.replaced and (wanted < 0 or wanted == transfer.successor.transfer):
         end_job(core, connection, &transfer.successor, END_STOPPED)
         transfer.replaced = 0
-        transfer.ending = END_REPLACED
+        end_at_boundary(core, transfer, END_REPLACED)
     if wanted < 0 or wanted == transfer.job.transfer:
         if mid_chunk(transfer):
-            transfer.ending = END_STOPPED
+            end_at_boundary(core, transfer, END_STOPPED)
         else:
             end_job(core, connection, &transfer.job, END_STOPPED)
             free_transfer(core, connection)

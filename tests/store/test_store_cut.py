@@ -19,7 +19,7 @@ from otagate.store.interface import DeleteDevice, PutSetting
 from otagate.store.lmdb import LmdbStore, open_store
 
 PAGE = 4096
-LARGE = 5 * PAGE  # of a value with pages of its own
+LARGE = 17 * PAGE  # of a value with pages of its own; more than 16 bits can say
 
 OPEN_AND_READ = """
 import sys
@@ -120,6 +120,47 @@ async def test_each_page_of_a_large_value_counts(data_dir: Path) -> None:
     for lost in range(1, 1 + LARGE // PAGE):
         cut(file, (pages - lost) * PAGE)
         assert is_cut(file)
+
+
+def test_a_leaf_at_the_end_counts(tmp_path: Path) -> None:
+    file = tmp_path / "data.mdb"
+    with (
+        lmdb.open(str(tmp_path), max_dbs=1, lib_version=0) as environment,
+        environment.begin(write=True) as txn,
+    ):
+        table = environment.open_db(b"table", txn)
+        for number in range(1000):
+            txn.put(b"%04d" % number, b"value", db=table)
+    assert file.read_bytes().rindex(b"0999") > file.stat().st_size - PAGE
+    assert not is_cut(file)
+    cut(file, file.stat().st_size - PAGE)
+    assert is_cut(file)
+
+
+def test_the_list_of_freed_pages_counts(tmp_path: Path) -> None:
+    """No reader misses it, but the next writer dies of it."""
+    file = tmp_path / "data.mdb"
+    with lmdb.open(str(tmp_path), lib_version=0) as environment:
+        for value in (b"old", b"new"):
+            with environment.begin(write=True) as txn:
+                txn.put(b"key", value)
+    whole = file.read_bytes()
+    assert b"new" in whole[:-PAGE]
+    assert b"new" not in whole[-PAGE:]
+    assert not is_cut(file)
+    cut(file, len(whole) - PAGE)
+    assert is_cut(file)
+
+
+async def test_a_page_of_nonsense_raises_nothing(data_dir: Path) -> None:
+    file = file_of(data_dir)
+    whole = file.read_bytes()
+    cut(file, len(whole) - PAGE)
+    for start in range(2 * PAGE, len(whole) - PAGE, PAGE):
+        with file.open("r+b", buffering=0) as opened_file:
+            os.pwrite(opened_file.fileno(), b"\xff" * PAGE, start)
+            assert is_cut(file)
+            os.pwrite(opened_file.fileno(), whole[start : start + PAGE], start)
 
 
 async def test_a_file_without_its_freed_pages_at_the_end_is_whole(data_dir: Path) -> None:

@@ -29,7 +29,7 @@ IS_TREE = 0x02
 
 
 class _BeyondError(Exception):
-    """A page is not in the file, or holds what no page can."""
+    """A page is not in the file."""
 
 
 def is_cut(file: Path) -> bool:
@@ -58,7 +58,7 @@ def is_cut(file: Path) -> bool:
         try:
             walk.check_tree(free)
             walk.check_tree(tables, of_trees=True)
-        except (_BeyondError, struct.error):
+        except (_BeyondError, struct.error):  # the latter: a page holds what no page can
             return True
         return False
 

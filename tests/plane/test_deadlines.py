@@ -1,7 +1,6 @@
 """The clock and the wheel: silence, signs of life, deadlines near and beyond the wheel's span."""
 
 import select
-import time
 from collections.abc import Callable
 
 import pytest
@@ -159,7 +158,5 @@ def test_the_alarm_wakes_python(make_rig: Callable[..., Rig]) -> None:
     rig.plane.wake_after(1)
     rig.plane.wake_after(3_600_000)
     assert not woken(0.05), "only the latest counts"
-    begun_s = time.monotonic()
-    rig.plane.wake_after(1_001)
-    assert woken(20)
-    assert time.monotonic() - begun_s >= 1.001
+    rig.plane.wake_after(60_001)
+    assert not woken(0.05), "whole seconds count, too"

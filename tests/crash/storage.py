@@ -323,7 +323,7 @@ class StorageFaults(CrashLoop):
                 hands = Hands(Operator(gateway), self.totals["hands"])
                 hands.start()
         except (AssertionError, httpx.TransportError):
-            if gateway.code is None:
+            if not self._ends(gateway):
                 raise
         self._wait(gateway, lambda: bool(gateway.injected()), self._traffic_s(position))
         if gateway.injected():
@@ -358,11 +358,15 @@ class StorageFaults(CrashLoop):
         try:
             self._serves(gateway)
         except (AssertionError, httpx.TransportError):
-            self._wait(gateway, lambda: False, WITHIN_S / 6)
-            if gateway.code is None:
+            if not self._ends(gateway):
                 raise
             return False
         return True
+
+    def _ends(self, gateway: TracedGateway) -> bool:
+        """Whether one that does not answer is stopping: its listeners go first."""
+        self._wait(gateway, lambda: False, WITHIN_S / 6)
+        return gateway.code is not None
 
     def _serves(self, gateway: TracedGateway) -> None:
         self.totals["asked"] += 1

@@ -25,6 +25,13 @@ def without_a_trace(act: Callable[[bytes], None]) -> Callable[[bytes], None]:
     """
 
     def watched(data: bytes) -> None:
+        gc.freeze()  # what was there before is not searched for each input: late in a long run, seconds
+        try:
+            look(data)
+        finally:
+            gc.unfreeze()
+
+    def look(data: bytes) -> None:
         descriptors = len(os.listdir("/proc/self/fd"))
         for _ in range(6):
             before = _allocated() if _allocated else 0

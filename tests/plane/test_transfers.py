@@ -472,10 +472,7 @@ def test_a_slow_device_gets_the_largest_chunk_whole(
 def test_an_end_waits_for_a_slow_chunk_but_not_for_ever(
     rig: Rig, link: str, tmp_path: Path, order: tuple[Any, ...], code: int
 ) -> None:
-    """Who takes some of it again and again is not stuck, and would keep its place among the downloads.
-
-    A chunk that just went on is looked at a step later.
-    """
+    """Who takes some of it again and again is not stuck, and would keep its place among the downloads."""
     load(rig, tmp_path, CONTENT * 20, (limits.chunk_bytes_max,))
     peer = rig.login(link, rcvbuf=4096)
     rig.apply(stream(peer.conn, 1, 0, SIZE * 20, limits.chunk_bytes_max, CONTENT * 20))
@@ -490,7 +487,7 @@ def test_an_end_waits_for_a_slow_chunk_but_not_for_ever(
         waited_ms += 5_000
         rig.settle()
     assert rig.events == [(plane.CLOSED, peer.conn, 7, code)]
-    assert 0 <= waited_ms - 4 * limits.write_stall_timeout_ms <= 10_000
+    assert 0 <= waited_ms - 4 * limits.write_stall_timeout_ms <= 5_000
     assert rig.plane.statistics()["transfers_running"] == 0
 
 
@@ -512,7 +509,7 @@ def test_a_stop_that_comes_again_gives_no_more_time(rig: Rig, link: str, tmp_pat
         number = 1 + waited_ms // 5_000
         rig.apply(stream(peer.conn, number, 0, SIZE, limits.chunk_bytes_max, CONTENT * 20))
         rig.apply((plane.STOP, peer.conn, number))
-    assert waited_ms <= 4 * limits.write_stall_timeout_ms + 10_000
+    assert waited_ms <= 4 * limits.write_stall_timeout_ms + 5_000
     assert rig.plane.statistics()["transfers_running"] == 0
 
 

@@ -113,21 +113,18 @@ cdef int64_t time_left(Core* core, Connection* connection) noexcept nogil:
         left = core.bounds.heartbeat_timeout_ms - age_ms(core, connection.seen)
     if not connection.flags & WRITABLE and connection.phase != PHASE_LINGERING:
         left = min(left, stall_ms - age_ms(core, connection.progress))
-        if connection.transfer != NULL and connection.transfer.ending:
-            left = min(left, CLOSING_STALLS * stall_ms - age_ms(core, connection.transfer.stopped))
+    if connection.transfer != NULL and connection.transfer.ending:
+        left = min(left, CLOSING_STALLS * stall_ms - age_ms(core, connection.transfer.stopped))
     return left
 
 
 cdef bint is_stuck(Core* core, Connection* connection) noexcept nogil:
     """Reads nothing; or keeps its place among the downloads by reading the last chunk in sips."""
     cdef int64_t stall_ms = core.bounds.write_stall_timeout_ms
-    return not connection.flags & WRITABLE and (
-        age_ms(core, connection.progress) >= stall_ms
-        or (
-            connection.transfer != NULL and connection.transfer.ending
-            and age_ms(core, connection.transfer.stopped) >= CLOSING_STALLS * stall_ms
-        )
-    )
+    if connection.transfer != NULL and connection.transfer.ending:
+        if age_ms(core, connection.transfer.stopped) >= CLOSING_STALLS * stall_ms:
+            return True
+    return not connection.flags & WRITABLE and age_ms(core, connection.progress) >= stall_ms
 
 
 cdef void schedule_look(Core* core, Connection* connection) noexcept nogil:
